@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scripted_model
 from documented import Documented
 from openai import OpenAI
 from processes import all_stopped, serving
@@ -138,35 +139,32 @@ def test_state_of_the_model_and_the_machine(make_server: Serve) -> None:
     assert stats["throughput"]["completion"] == model["throughput"]["completion"]
 
 
-def test_running_and_waiting_sequences(make_server: Serve) -> None:
-    server = make_server(parallel=1)
-    # The starter fills its context within a second. So nothing slow comes while the first stream
-    # runs alone, and then the worker stops until both clients have left.
-    stats_of(server)
-    assert request(server.url, "POST", CHAT, chat_body(max_tokens=1)).status == 200
-    worker = server.pool.engine(STARTER).pid
-    assert worker is not None
+def test_running_and_waiting_sequences(make_server: Serve, tmp_path: Path) -> None:
+    # The starter would fill its context before its worker says for the first time what runs.
+    prompt = "{{ messages[0]['content'] }}"
+    scripted_model.write(tmp_path / "endless.gguf", prompt, [], "On and on. ", context=100_000)
+    server = make_server(parallel=1, ctx_size=0, drafts=False)
+
+    def model() -> Json:
+        [found] = stats_of(server)["models"]
+        return found  # type: ignore[no-any-return]
+
     with (
-        Stream(server.url, TEXT, endless()) as one,
-        # A chat stream sends its role at once, so that the first stream still runs.
-        Stream(server.url, CHAT, chat_body(stream=True)) as two,
+        Stream(server.url, TEXT, endless(model="endless")) as one,
+        # A chat stream sends its role at once, while the first stream still runs.
+        Stream(server.url, CHAT, chat_body(model="endless", stream=True)) as two,
     ):
         one.read_some()
-        os.kill(worker, signal.SIGSTOP)
-        try:
-            eventually(lambda: all_stopped(worker), "the worker has stopped")
-            model = model_of(stats_of(server))
-            assert (model["running"], model["waiting"]) == (1, 1)
-            assert stats_of(server)["places"]["taken"] == 2
-            metrics = metrics_of(server)
-            running, waiting = "vllm:num_requests_running", "vllm:num_requests_waiting"
-            assert metrics[running] == metrics[waiting] == 1
-            two.leave()
-            one.leave()
-            eventually(lambda: stats_of(server)["places"]["taken"] == 0, "both have ended")
-            eventually(lambda: model_of(stats_of(server))["finished"]["abort"] == 2, "both aborted")
-        finally:
-            os.kill(worker, signal.SIGCONT)
+        eventually(
+            lambda: (model()["running"], model()["waiting"]) == (1, 1), "one runs, one waits"
+        )
+        assert stats_of(server)["places"]["taken"] == 2
+        metrics = metrics_of(server)
+        assert metrics["vllm:num_requests_running"] == metrics["vllm:num_requests_waiting"] == 1
+        two.leave()
+        one.leave()
+    eventually(lambda: stats_of(server)["places"]["taken"] == 0, "both have ended")
+    eventually(lambda: model()["finished"]["abort"] == 2, "both were aborted")
 
 
 def test_totals_survive_a_restart(make_server: Serve, tmp_path: Path) -> None:
