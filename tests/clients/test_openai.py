@@ -139,7 +139,8 @@ def test_embeddings(client: OpenAI) -> None:
     assert [item.index for item in decoded.data] == [0, 1]
     for one, other in zip(decoded.data, numbers.data, strict=True):
         assert len(one.embedding) == len(other.embedding) > 1
-        assert one.embedding == pytest.approx(other.embedding, rel=1e-6)
+        # llama.cpp rounds by the shape of a batch, and the two texts may come into one or two.
+        assert one.embedding == pytest.approx(other.embedding, abs=1e-4)
     assert decoded.usage.prompt_tokens == numbers.usage.prompt_tokens > 0
 
 
