@@ -25,6 +25,8 @@ EXCHANGE_SECONDS = 15.0
 """How long an exchange may take; after a pairing, how long the other machine may take it back."""
 MAX_EXCHANGES = 4
 """Exchanges that are not finished. Each costs 25 ms of computing."""
+MAX_OF_ADDRESS = 2
+"""Those of one address, so that no machine can keep all others from pairing."""
 
 State = Literal["none", "open", "paired", "expired", "closed", "locked"]
 _CLOSED = (
@@ -67,6 +69,7 @@ class _Exchange(NamedTuple):
     ends: float
     shared: pairing.Shared
     peer: Peer
+    address: str
     before: Peer | None = None
     """What was in the book before it was paired."""
 
@@ -135,11 +138,12 @@ class PairingDesk:
                 self._end("expired")
             return self._latest._replace(locked_for=self._attempts.locked_for())
 
-    def answer(self, body: bytes) -> bytes:
+    def answer(self, body: bytes, address: str) -> bytes:
         """Return the answer to the first message of an exchange.
 
         Args:
             body: the message, at most ``pairing.MAX_BODY`` bytes.
+            address: where it came from.
 
         Raises:
             PairingClosed: no code is open.
@@ -148,7 +152,7 @@ class PairingDesk:
             InvalidParameter: it is no such message.
         """
         code = self._open_code()
-        self._check_room()
+        self._check_room(address)
         hello = pairing.decoded(body, pairing.Hello)
         own = self._identity
         certificate = pairing.checked_certificate(hello.certificate, own.fingerprint)
@@ -165,7 +169,7 @@ class PairingDesk:
         )
         shared = speaker.finish(hello.spake, body, reply)
         ends = self._clock.monotonic() + EXCHANGE_SECONDS
-        self._begin(id, _Exchange(code.id, ends, shared, peer))
+        self._begin(id, _Exchange(code.id, ends, shared, peer, address))
         return reply
 
     def confirm(self, body: bytes, address: str) -> bytes:
@@ -205,19 +209,21 @@ class PairingDesk:
             self._end("locked")
             raise locked(seconds)
 
-    def _check_room(self) -> None:
-        """Forget exchanges that took too long; raise Overloaded if there are too many others."""
+    def _check_room(self, address: str) -> None:
+        """Forget exchanges that took too long; raise Overloaded if there are too many others, or
+        too many of this address."""
         with self._lock:
             now = self._clock.monotonic()
             for kept in (self._exchanges, self._paired):
                 for key in [key for key, one in kept.items() if one.ends <= now]:
                     del kept[key]
-            if len(self._exchanges) >= MAX_EXCHANGES:
+            same = [one for one in self._exchanges.values() if one.address == address]
+            if len(self._exchanges) >= MAX_EXCHANGES or len(same) >= MAX_OF_ADDRESS:
                 raise Overloaded("Too many machines try to pair; try again later.", retry_after=5)
 
     def _begin(self, id: str, exchange: _Exchange) -> None:
         with self._lock:
-            self._check_room()
+            self._check_room(exchange.address)
             self._exchanges[id] = exchange
 
     def _check(self, proof: pairing.Proof) -> _Exchange:

@@ -67,7 +67,7 @@ class Side:
     def try_code(self, other: Side, code: str) -> None:
         """Do the whole exchange, with errors as they come."""
         initiator = self.initiator(other, code)
-        proof = initiator.prove(other.desk.answer(initiator.hello))
+        proof = initiator.prove(other.desk.answer(initiator.hello, "10.0.0.2"))
         peer = initiator.finish(other.desk.confirm(proof, "10.0.0.9"))
         self.book.add(peer)
 

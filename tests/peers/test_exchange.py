@@ -18,7 +18,12 @@ from pairings import Side, identity_of, wrong
 from offgrid.errors import InvalidParameter, Overloaded, RequestError, StoreFailed
 from offgrid.peers import pairing
 from offgrid.peers.book import MAX_PEERS, Peer
-from offgrid.peers.desk import CODE_SECONDS, EXCHANGE_SECONDS, MAX_EXCHANGES
+from offgrid.peers.desk import (
+    CODE_SECONDS,
+    EXCHANGE_SECONDS,
+    MAX_EXCHANGES,
+    MAX_OF_ADDRESS,
+)
 from offgrid.peers.identity import Identity
 from offgrid.peers.pairing import PairingClosed, PairingFailed
 
@@ -56,7 +61,7 @@ def test_both_sides_know_each_other(near: Side, far: Side) -> None:
     assert opened.expires_at == far.times.wall + CODE_SECONDS
     initiator = near.initiator(far, code, port=7)
     assert not far.book.all()
-    proof = initiator.prove(far.desk.answer(initiator.hello))
+    proof = initiator.prove(far.desk.answer(initiator.hello, "10.0.0.9"))
     assert not far.book.all()  # nothing is stored before the proof
     peer = initiator.finish(far.desk.confirm(proof, "10.0.0.9"))
     (stored,) = far.book.all()
@@ -90,7 +95,7 @@ def test_a_code_expires(near: Side, far: Side) -> None:
     code, _ = far.desk.open()
     begun = near.initiator(far, code)
     far.times.go_on(CODE_SECONDS - 1)
-    proof = begun.prove(far.desk.answer(begun.hello))
+    proof = begun.prove(far.desk.answer(begun.hello, "10.0.0.9"))
     far.times.go_on(1)
     assert not far.desk.is_open
     with pytest.raises(PairingClosed):
@@ -112,7 +117,7 @@ def test_a_clock_that_is_set_back_makes_no_code_last_longer(near: Side, far: Sid
 def test_a_closed_code_ends_its_exchanges(near: Side, far: Side) -> None:
     code, _ = far.desk.open()
     begun = near.initiator(far, code)
-    proof = begun.prove(far.desk.answer(begun.hello))
+    proof = begun.prove(far.desk.answer(begun.hello, "10.0.0.9"))
     far.desk.close()
     far.desk.close()
     assert far.desk.state().state == "closed"
@@ -124,7 +129,7 @@ def test_a_closed_code_ends_its_exchanges(near: Side, far: Side) -> None:
 def test_a_newer_code_replaces_the_older_one(near: Side, far: Side) -> None:
     code, first = far.desk.open()
     begun = near.initiator(far, code)
-    proof = begun.prove(far.desk.answer(begun.hello))
+    proof = begun.prove(far.desk.answer(begun.hello, "10.0.0.9"))
     newer, second = far.desk.open()
     assert first.id != second.id
     with pytest.raises(PairingClosed):
@@ -136,7 +141,7 @@ def test_the_first_of_two_machines_gets_the_code(near: Side, far: Side, tmp_path
     third = Side(tmp_path / "third", "third")
     code, _ = far.desk.open()
     both = [side.initiator(far, code) for side in (near, third)]
-    proofs = [one.prove(far.desk.answer(one.hello)) for one in both]
+    proofs = [one.prove(far.desk.answer(one.hello, "10.0.0.9")) for one in both]
     far.desk.confirm(proofs[1], "10.0.0.3")
     with pytest.raises(PairingClosed):
         far.desk.confirm(proofs[0], "10.0.0.2")
@@ -147,12 +152,25 @@ def test_the_first_of_two_machines_gets_the_code(near: Side, far: Side, tmp_path
 def test_unfinished_exchanges_are_few_and_end(near: Side, far: Side) -> None:
     code, _ = far.desk.open()
     begun = [near.initiator(far, code) for _ in range(MAX_EXCHANGES)]
-    proofs = [one.prove(far.desk.answer(one.hello)) for one in begun]
+    places = [f"10.0.0.{number // MAX_OF_ADDRESS}" for number in range(MAX_EXCHANGES)]
+    proofs = [
+        one.prove(far.desk.answer(one.hello, place))
+        for one, place in zip(begun, places, strict=True)
+    ]
     with pytest.raises(Overloaded):
         near.try_code(far, code)
     far.times.go_on(EXCHANGE_SECONDS)
     with pytest.raises(PairingClosed):
         far.desk.confirm(proofs[0], "10.0.0.9")
+    near.try_code(far, code)
+
+
+def test_one_address_keeps_no_other_from_pairing(near: Side, far: Side) -> None:
+    code, _ = far.desk.open()
+    for _ in range(MAX_OF_ADDRESS):
+        far.desk.answer(near.initiator(far, code).hello, "10.0.0.3")
+    with pytest.raises(Overloaded):
+        far.desk.answer(near.initiator(far, code).hello, "10.0.0.3")
     near.try_code(far, code)
 
 
@@ -168,7 +186,7 @@ def changed(message: bytes, field: str, value: object) -> bytes:
 def exchange(near: Side, far: Side, code: str, alter: Callable[[str, bytes], bytes]) -> None:
     """An exchange on a network that changes messages."""
     initiator = near.initiator(far, code)
-    answer = far.desk.answer(alter("hello", initiator.hello))
+    answer = far.desk.answer(alter("hello", initiator.hello), "10.0.0.9")
     proof = initiator.prove(alter("reply", answer))
     receipt = far.desk.confirm(alter("proof", proof), "10.0.0.9")
     near.book.add(initiator.finish(alter("receipt", receipt)))
@@ -222,6 +240,7 @@ def test_a_changed_field_ends_the_pairing(
         assert_refused(near, far, alter, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", FIELDS)
 @quick
 @given(place=st.floats(0, 1, exclude_max=True), bits=st.integers(1, 255))
@@ -240,6 +259,7 @@ def test_a_changed_byte_ends_the_pairing(message: str, place: float, bits: int) 
         assert_refused(near, far, alter, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", FIELDS)
 @quick
 @given(share=st.floats(0, 1, exclude_max=True))
@@ -268,7 +288,7 @@ def test_spaces_between_fields_count_too(near: Side, far: Side, message: str) ->
 def test_a_replayed_proof_is_refused(near: Side, far: Side) -> None:
     code, _ = far.desk.open()
     begun = near.initiator(far, code)
-    proof = begun.prove(far.desk.answer(begun.hello))
+    proof = begun.prove(far.desk.answer(begun.hello, "10.0.0.9"))
     far.desk.confirm(proof, "10.0.0.9")
     far.book.remove(near.identity.fingerprint)
     with pytest.raises(PairingClosed):
@@ -283,8 +303,8 @@ def test_a_replayed_exchange_is_refused(near: Side, far: Side) -> None:
     """Even with the same code: this side's part of it is new."""
     code, _ = far.desk.open()
     begun = near.initiator(far, code)
-    proof = json.loads(begun.prove(far.desk.answer(begun.hello)))
-    again = json.loads(far.desk.answer(begun.hello))
+    proof = json.loads(begun.prove(far.desk.answer(begun.hello, "10.0.0.9")))
+    again = json.loads(far.desk.answer(begun.hello, "10.0.0.9"))
     with pytest.raises(PairingFailed):
         far.desk.confirm(json.dumps({**proof, "exchange": again["exchange"]}).encode(), "10.0.0.9")
 
@@ -293,7 +313,7 @@ def test_an_exchange_is_one_attempt(near: Side, far: Side) -> None:
     """A right proof after a wrong one comes too late, so nothing can be tried twice."""
     code, _ = far.desk.open()
     begun = near.initiator(far, code)
-    proof = begun.prove(far.desk.answer(begun.hello))
+    proof = begun.prove(far.desk.answer(begun.hello, "10.0.0.9"))
     with pytest.raises(PairingFailed):
         far.desk.confirm(changed(proof, "mac", "0" * 64), "10.0.0.9")
     with pytest.raises(PairingClosed):
@@ -303,7 +323,7 @@ def test_an_exchange_is_one_attempt(near: Side, far: Side) -> None:
 def test_messages_in_another_order_are_refused(near: Side, far: Side) -> None:
     code, _ = far.desk.open()
     one, two = near.initiator(far, code), near.initiator(far, code)
-    first, second = far.desk.answer(one.hello), far.desk.answer(two.hello)
+    first, second = far.desk.answer(one.hello, "10.0.0.9"), far.desk.answer(two.hello, "10.0.0.9")
     crossed = near.initiator(far, code)
     with pytest.raises(PairingClosed):
         far.desk.confirm(changed(one.prove(first), "exchange", "0" * 32), "10.0.0.9")
@@ -313,13 +333,13 @@ def test_messages_in_another_order_are_refused(near: Side, far: Side) -> None:
         with pytest.raises(InvalidParameter):
             far.desk.confirm(message, "10.0.0.9")
     with pytest.raises(InvalidParameter):
-        far.desk.answer(first)
+        far.desk.answer(first, "10.0.0.9")
 
 
 def test_reflected_messages_are_refused(near: Side, far: Side) -> None:
     code, _ = far.desk.open()
     begun = near.initiator(far, code)
-    answer = json.loads(far.desk.answer(begun.hello))
+    answer = json.loads(far.desk.answer(begun.hello, "10.0.0.9"))
     hello = json.loads(begun.hello)
     # A machine gets its own first message as that of the other one.
     for side in (hello["spake"][:2], answer["spake"][:2]):
@@ -329,10 +349,10 @@ def test_reflected_messages_are_refused(near: Side, far: Side) -> None:
             begun.prove(json.dumps({**answer, "spake": element}).encode())
     own = {**hello, "certificate": far.identity.certificate}
     with pytest.raises(InvalidParameter, match="same machine"):
-        far.desk.answer(json.dumps(own).encode())
+        far.desk.answer(json.dumps(own).encode(), "10.0.0.9")
     # A machine gets its own proof as that of the other one.
     begun = near.initiator(far, code)
-    proof = begun.prove(far.desk.answer(begun.hello))
+    proof = begun.prove(far.desk.answer(begun.hello, "10.0.0.9"))
     with pytest.raises(PairingFailed):
         begun.finish(json.dumps({"mac": json.loads(proof)["mac"]}).encode())
 
@@ -342,7 +362,7 @@ def test_elements_outside_the_group_are_refused(near: Side, far: Side, element: 
     far.desk.open()
     hello = changed(near.initiator(far, "0" * 8).hello, "spake", f"41{element}")
     with pytest.raises(InvalidParameter):
-        far.desk.answer(hello)
+        far.desk.answer(hello, "10.0.0.9")
 
 
 @quick
@@ -359,9 +379,9 @@ def test_any_bytes_get_an_error(body: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         near, far = Side(Path(folder, "near"), "near"), Side(Path(folder, "far"), "far")
         code, _ = far.desk.open()
-        for receive in (far.desk.answer, lambda data: far.desk.confirm(data, "10.0.0.9")):
+        for receive in (far.desk.answer, far.desk.confirm):
             with pytest.raises(RequestError):
-                receive(body)
+                receive(body, "10.0.0.9")
         with pytest.raises(RequestError):
             near.initiator(far, code).prove(body)
         assert not far.book.all()
@@ -376,7 +396,7 @@ def test_a_machine_in_between_is_noticed_by_its_certificate(near: Side, far: Sid
     code, _ = far.desk.open()
     initiator = near.initiator(third, code)
     with pytest.raises(PairingFailed, match="in between"):
-        initiator.prove(far.desk.answer(initiator.hello))
+        initiator.prove(far.desk.answer(initiator.hello, "10.0.0.9"))
     assert not far.book.all()
 
 
@@ -385,7 +405,7 @@ def test_a_machine_in_between_cannot_put_in_its_own_certificates(near: Side, far
     code, _ = far.desk.open()
     initiator = near.initiator(third, code)
     hello = changed(initiator.hello, "certificate", third.identity.certificate)
-    answer = changed(far.desk.answer(hello), "certificate", third.identity.certificate)
+    answer = changed(far.desk.answer(hello, "10.0.0.9"), "certificate", third.identity.certificate)
     with pytest.raises(PairingFailed):
         far.desk.confirm(initiator.prove(answer), "10.0.0.9")
     assert not far.book.all()
@@ -412,14 +432,14 @@ def test_certificates_that_no_machine_makes_are_refused(near: Side, far: Side, k
     far.desk.open()
     hello = near.initiator(far, "0" * 8).hello
     with pytest.raises(InvalidParameter, match="not the certificate of an OffGrid machine"):
-        far.desk.answer(changed(hello, "certificate", odd_certificate(kind)))
+        far.desk.answer(changed(hello, "certificate", odd_certificate(kind)), "10.0.0.9")
 
 
 def test_space_around_a_certificate_is_not_stored(near: Side, far: Side) -> None:
     code, _ = far.desk.open()
     initiator = near.initiator(far, code)
     text = f"\n{near.identity.certificate}\n\n"
-    far.desk.answer(changed(initiator.hello, "certificate", text))
+    far.desk.answer(changed(initiator.hello, "certificate", text), "10.0.0.9")
     (begun,) = far.desk._exchanges.values()
     assert begun.peer.certificate == near.identity.certificate
 
@@ -459,7 +479,7 @@ def test_a_full_disk_of_the_machine_with_the_code(
 def test_a_machine_that_cannot_store_its_peer_takes_the_pairing_back(near: Side, far: Side) -> None:
     code, _ = far.desk.open()
     initiator = near.initiator(far, code)
-    far.desk.confirm(initiator.prove(far.desk.answer(initiator.hello)), "10.0.0.9")
+    far.desk.confirm(initiator.prove(far.desk.answer(initiator.hello, "10.0.0.9")), "10.0.0.9")
     assert far.knows(near)
     undo = initiator.undo()
     for value in ("0" * 64, json.loads(undo)["mac"][:-1] + "g"):
@@ -477,7 +497,7 @@ def test_taking_back_a_second_pairing_leaves_the_first(near: Side, far: Side) ->
     near.try_code(far, far.desk.open()[0])
     (first,) = far.book.all()
     initiator = near.initiator(far, far.desk.open()[0], port=9)
-    far.desk.confirm(initiator.prove(far.desk.answer(initiator.hello)), "10.0.0.10")
+    far.desk.confirm(initiator.prove(far.desk.answer(initiator.hello, "10.0.0.9")), "10.0.0.10")
     assert far.book.all()[0].port == 9
     far.desk.confirm(initiator.undo(), "10.0.0.10")
     assert far.book.all() == [first]
@@ -486,7 +506,7 @@ def test_taking_back_a_second_pairing_leaves_the_first(near: Side, far: Side) ->
 def test_a_pairing_can_be_taken_back_for_a_short_time(near: Side, far: Side) -> None:
     code, _ = far.desk.open()
     initiator = near.initiator(far, code)
-    far.desk.confirm(initiator.prove(far.desk.answer(initiator.hello)), "10.0.0.9")
+    far.desk.confirm(initiator.prove(far.desk.answer(initiator.hello, "10.0.0.9")), "10.0.0.9")
     far.times.go_on(EXCHANGE_SECONDS)
     with pytest.raises(PairingClosed):
         far.desk.confirm(initiator.undo(), "10.0.0.9")
@@ -496,7 +516,7 @@ def test_a_pairing_can_be_taken_back_for_a_short_time(near: Side, far: Side) -> 
 def test_after_a_lost_last_message_the_machines_pair_again(near: Side, far: Side) -> None:
     code, _ = far.desk.open()
     initiator = near.initiator(far, code)
-    far.desk.confirm(initiator.prove(far.desk.answer(initiator.hello)), "10.0.0.9")
+    far.desk.confirm(initiator.prove(far.desk.answer(initiator.hello, "10.0.0.9")), "10.0.0.9")
     assert far.knows(near)
     assert not near.knows(far)
     near.try_code(far, far.desk.open()[0])

@@ -27,7 +27,7 @@ from support import TIMEOUT, Response, request
 from offgrid.config import load_settings
 from offgrid.peers import joining
 from offgrid.peers.contexts import pairing_context
-from offgrid.peers.desk import MAX_EXCHANGES, PairingDesk
+from offgrid.peers.desk import MAX_OF_ADDRESS, PairingDesk
 from offgrid.peers.joining import Initiator, Line
 from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_ID
@@ -240,7 +240,7 @@ def test_unfinished_exchanges_are_few(both: tuple[Machine, Machine]) -> None:
     near, far = both
     code = open_code(far)
     with contextlib.ExitStack() as stack:
-        for _ in range(MAX_EXCHANGES):
+        for _ in range(MAX_OF_ADDRESS):
             line = stack.enter_context(contextlib.closing(Line("127.0.0.1", far.peers.port)))
             begun = Initiator(near.peers.identity, 1, line.certificate, "00000000")
             line.send("/peer/pair", begun.hello)

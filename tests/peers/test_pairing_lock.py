@@ -150,7 +150,7 @@ def test_a_wrong_code_counts_before_it_is_answered(
     """A kill at this moment gives no answer, and no free attempt."""
     code, _ = far.desk.open()
     begun = near.initiator(far, wrong(code))
-    proof = begun.prove(far.desk.answer(begun.hello))
+    proof = begun.prove(far.desk.answer(begun.hello, "10.0.0.9"))
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -170,7 +170,10 @@ def test_attempts_at_once_are_counted_one_by_one(
     monkeypatch.setattr(attempts, "MOST", 4)
     code, _ = far.desk.open()
     begun = [near.initiator(far, wrong(code)) for _ in range(4)]
-    proofs = [one.prove(far.desk.answer(one.hello)) for one in begun]
+    proofs = [
+        one.prove(far.desk.answer(one.hello, f"10.0.0.{number // 2}"))
+        for number, one in enumerate(begun)
+    ]
     together, seen = threading.Barrier(4), []
 
     def confirm(proof: bytes) -> None:

@@ -127,7 +127,7 @@ class PairResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer the first message."""
-        resp.data = _desk(self._peers).answer(_message(req))
+        resp.data = _desk(self._peers).answer(_message(req), _address(req))
         resp.content_type = falcon.MEDIA_JSON
 
 
@@ -142,8 +142,7 @@ class ConfirmResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer the third message; the machine is a peer then."""
-        address = unmapped(req.env.get("REMOTE_ADDR") or "")
-        resp.data = _desk(self._peers).confirm(_message(req), address)
+        resp.data = _desk(self._peers).confirm(_message(req), _address(req))
         resp.content_type = falcon.MEDIA_JSON
 
 
@@ -151,6 +150,10 @@ def _desk(peers: Peers | None) -> PairingDesk:
     if peers is None:  # there is no peers port then
         raise PairingClosed("Peers are off on this server.")
     return peers.desk
+
+
+def _address(req: falcon.Request) -> str:
+    return unmapped(req.env.get("REMOTE_ADDR") or "")
 
 
 def _message(req: falcon.Request) -> bytes:
