@@ -101,6 +101,7 @@ def test_answers_finish_while_nothing_new_begins(tmp_path: Path) -> None:
         all_gone([worker])
 
 
+@pytest.mark.slow
 def test_answers_that_take_too_long_end_with_an_error(tmp_path: Path) -> None:
     """A15: streams get an event with the reason; a background response has failed, and says so
     after a restart. The exit status is 0: the server was told to end."""

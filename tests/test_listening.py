@@ -144,6 +144,7 @@ def test_the_file_of_a_successor_is_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "a.sock").exists()
 
 
+@pytest.mark.slow
 def test_the_banner_of_a_unix_socket_and_its_end(tmp_path: Path) -> None:
     models, path = tmp_path / "models", tmp_path / "off grid.sock"
     models.mkdir()
@@ -182,6 +183,7 @@ os.execv(command[0], command)
 """Starts a program as systemd does, with a listening socket as descriptor 3."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", few(1, ["127.0.0.1", "unix"]))
 def test_a_socket_of_systemd(tmp_path: Path, kind: str) -> None:
     models = tmp_path / "models"

@@ -190,6 +190,7 @@ def test_a_template_that_was_edited(server: Server, file: Path) -> None:
     assert server.catalogue.get("").template == "{{ messages[0].role }}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "told"),
     few(

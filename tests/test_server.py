@@ -119,6 +119,7 @@ def test_running_answers_finish(serve: StartServer, stop: Callable[[Child], None
     all_gone([worker])
 
 
+@pytest.mark.slow
 def test_a_whole_answer_finishes(make_server: Callable[..., Server]) -> None:
     server = make_server(drain_timeout=60)
     engine = server.pool.engine(STARTER)
@@ -197,6 +198,7 @@ def test_a_stuck_worker_with_a_full_pipe_does_not_stop_the_end(serve: StartServe
     all_gone([worker])
 
 
+@pytest.mark.slow
 def test_an_idle_server_finishes_nothing(serve: StartServer) -> None:
     child = serve()
     url = child.wait_ready()
@@ -207,6 +209,7 @@ def test_an_idle_server_finishes_nothing(serve: StartServer) -> None:
     assert FINISHING not in child.err.text
 
 
+@pytest.mark.slow
 def test_the_log_in_json_has_no_other_lines(serve: StartServer) -> None:
     """On standard error, from the start to the second signal."""
     child = serve("--log-format", "json", "--drain-timeout", "600")
@@ -223,6 +226,7 @@ def test_the_log_in_json_has_no_other_lines(serve: StartServer) -> None:
     assert lines[-1]["logger"] == "offgrid.server"
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(serve: StartServer) -> None:
     child = serve("--drain-timeout", "600")
     url = child.wait_ready()
@@ -256,6 +260,7 @@ def test_a_signal_while_the_model_loads(serve: StartServer, stop: Callable[[Chil
     all_gone([worker])
 
 
+@pytest.mark.slow
 def test_a_worker_outlives_no_server(serve: StartServer) -> None:
     child = serve()
     url = child.wait_ready()

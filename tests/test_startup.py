@@ -75,6 +75,7 @@ def test_every_struct_of_a_process_is_prepared(start: str, tmp_path: Path) -> No
     assert (result.stdout, result.returncode) == ("[]\n", 0), result.stderr
 
 
+@pytest.mark.slow
 def test_every_struct_survives_its_first_use_by_eight_threads() -> None:
     result = run(str(HERE / "lib" / "first_use.py"))
     assert result.returncode == 0, result.stderr

@@ -213,6 +213,7 @@ def test_an_answer_that_takes_too_long(late: Callable[[], Server]) -> None:
     eventually(lambda: not engine.in_flight, "its places are free")
 
 
+@pytest.mark.slow
 def test_a_background_response_that_takes_too_long(late: Callable[[], Server]) -> None:
     server = late()
     body = response(background=True, max_output_tokens=4000)

@@ -65,6 +65,7 @@ def choices_of(events: list[Json]) -> list[Json]:
     return [choice for event in events for choice in event["choices"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "terms", ["secret plan", "/\\bs.{4}t\\s{1,3}pl[aeiou]n\\b/i", "PLAN\nSECRET"]
 )
@@ -212,6 +213,7 @@ def test_embeddings_and_tokens_are_not_filtered(server: Server, serve: Serve) ->
     assert request(url, "POST", "/v1/embeddings", {"input": "secret plan"}).status == 200
 
 
+@pytest.mark.slow
 def test_a_new_worker_gets_the_filter_again(serve: Serve, no_pauses: None) -> None:
     server = serve("secret plan")
     engine = server.pool.engine("said")

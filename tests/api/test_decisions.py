@@ -106,6 +106,7 @@ def test_the_types_of_the_client_fit_exactly(client: OpenAI) -> None:
     type(answer).model_validate(answer.model_dump(), strict=True)
 
 
+@pytest.mark.slow
 def test_the_order_of_the_choices_changes_nothing(base_url: str) -> None:
     choices = TEAM["choices"][:4]
     found = []
@@ -343,6 +344,7 @@ def test_moderations(client: OpenAI) -> None:
     type(answer).model_validate(answer.model_dump(by_alias=True), strict=True)
 
 
+@pytest.mark.slow
 def test_several_texts_are_judged_one_by_one(client: OpenAI) -> None:
     texts = ["Otters swim.", "I hate you!", "Otters swim."]
     first, second, third = client.moderations.create(model=STARTER, input=texts).results
@@ -353,6 +355,7 @@ def test_several_texts_are_judged_one_by_one(client: OpenAI) -> None:
     assert alone.category_scores.hate == pytest.approx(first.category_scores.hate, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", OPENAI_MODELS)
 def test_names_of_openai_stand_for_the_default_model(client: OpenAI, model: str) -> None:
     assert client.moderations.create(model=model, input="Otters swim.").model == STARTER

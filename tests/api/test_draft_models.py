@@ -36,6 +36,7 @@ def answer(server: Server, **fields: object) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_answers_and_lists(make_server: Serve, folder: Path) -> None:
     plain = make_server(model="main", ctx_size=256)
     drafting = make_server(model="main", ctx_size=256, draft_model="twin")
@@ -63,6 +64,7 @@ def test_without_drafts_it_is_not_loaded(make_server: Serve, folder: Path) -> No
     assert loaded["draft_model"] is None
 
 
+@pytest.mark.slow
 def test_another_vocabulary_is_refused_by_name(make_server: Serve, folder: Path) -> None:
     server = make_server(model="main", draft_model="strange")
     error = request(server.url, "POST", TEXT, BODY).json["error"]
@@ -75,6 +77,7 @@ def test_another_vocabulary_is_refused_by_name(make_server: Serve, folder: Path)
     assert answer(make_server(model="main"))  # the model itself is sound
 
 
+@pytest.mark.slow
 def test_a_file_that_vanishes_while_the_server_runs(make_server: Serve, folder: Path) -> None:
     server = make_server(model="main", draft_model="twin", ctx_size=256)
     before = answer(server)

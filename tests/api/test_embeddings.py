@@ -235,6 +235,7 @@ def test_rerank(url: str) -> None:
     assert all("document" not in entry for entry in best)
 
 
+@pytest.mark.slow
 def test_a_stream_continues_beside_embeddings(url: str) -> None:
     """In one worker: the stream has text before and after the vectors arrive."""
     text = "the otter swims in the river " * 20
@@ -266,6 +267,7 @@ def test_a_client_that_leaves_ends_the_work(
     assert request(url, "POST", EMBED, {"model": CHAT, "input": "the otter"}).status == 200
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_causes_an_error_and_is_replaced(server: Server, url: str) -> None:
     engine = server.pool.engine(CHAT)
     body = {"model": CHAT, "input": ["the otter swims in the old river " * 20] * 200}

@@ -53,6 +53,7 @@ def test_prefixes_of_a_key_are_unknown_to_another(
     assert cached(url, a, cache_salt="pepper") > 50
 
 
+@pytest.mark.slow
 def test_prefixes_in_memory_and_on_disk_are_kept_apart_too(
     make_server: Callable[..., Server], keys: tuple[Path, str, str], tmp_path: Path
 ) -> None:

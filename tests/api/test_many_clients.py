@@ -94,6 +94,7 @@ def test_a_client_that_leaves_the_queue_frees_its_place(make_server: MakeServer)
             assert text_of(list(third.events()))
 
 
+@pytest.mark.slow
 def test_a_client_that_waits_too_long_is_told_so(make_server: MakeServer) -> None:
     server = make_server(parallel=1, queue_timeout=0.2)
     engine = engine_of(server)
@@ -113,6 +114,7 @@ def test_a_client_that_waits_too_long_is_told_so(make_server: MakeServer) -> Non
     assert answer(server.url, temperature=0)
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_during_prefill_frees_its_slot(make_server: MakeServer) -> None:
     server = make_server(parallel=1, batch_size=32)
     engine = engine_of(server)

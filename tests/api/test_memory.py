@@ -48,6 +48,7 @@ def test_a_model_that_does_not_fit_fails_before_it_is_loaded(make_server: MakeSe
     assert ask(server).status == 200
 
 
+@pytest.mark.slow
 def test_settings_that_do_not_fit_are_named_with_values_that_do(make_server: MakeServer) -> None:
     probe = make_server(parallel=1, ctx_size=2048)
     limit = memory(probe)["needs"] // MIB + 5
@@ -60,6 +61,7 @@ def test_settings_that_do_not_fit_are_named_with_values_that_do(make_server: Mak
     assert ask(make_server(parallel=slots, ctx_size=2048, memory_budget=limit)).status == 200
 
 
+@pytest.mark.slow
 def test_defaults_that_do_not_fit_are_lowered(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:

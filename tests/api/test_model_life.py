@@ -115,6 +115,7 @@ def test_a_client_need_not_wait(server: Server) -> None:
     eventually(lambda: model(server, "small")["status"] == "unloaded", "it is unloaded")
 
 
+@pytest.mark.slow
 def test_unloading_lets_a_running_answer_finish(server: Server) -> None:
     body = {"model": "deep/tiny", "prompt": [300], "ignore_eos": True, "stream": True}
     with Stream(server.url, TEXT, {**body, "max_tokens": 200}) as stream:
@@ -150,6 +151,7 @@ def test_refusals(
         assert "GET" in answer.headers["allow"]
 
 
+@pytest.mark.slow
 def test_a_load_that_fails(server: Server) -> None:
     """The adapter is for a wider model. llama.cpp says so, and nothing crashes."""
     answer = act(server, "misfit", "load")
@@ -167,6 +169,7 @@ def test_a_load_that_fails(server: Server) -> None:
 # --- clients that do not wait ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_request_that_does_not_wait(server: Server) -> None:
     unload(server, "cold")
     body = {**HELLO, "model": "cold"}
@@ -187,6 +190,7 @@ def test_a_wrong_time_to_wait(server: Server, value: str) -> None:
 # --- keep_alive -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reading_keeps_no_model_loaded(server: Server) -> None:
     """Only requests to the model count, and this one says how long it stays."""
     ahead, before = 0.0, time.time()
@@ -252,6 +256,7 @@ def test_the_context_and_the_slots_are_its_own(server: Server) -> None:
     assert " 256 tokens" in refused.json["error"]["message"]
 
 
+@pytest.mark.slow
 def test_an_adapter_is_a_model_of_its_own(server: Server) -> None:
     plain, changed = (
         ask(server, TEXT, {**GREEDY, "model": name}).json for name in ("deep/tiny", "pirate")

@@ -61,6 +61,7 @@ def ask(server: Server, path: str, **fields: Any) -> Response:
     return request(server.url, "POST", path, {**BODIES[path], **fields})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", BODIES)
 def test_requests_that_name_no_model(own: Server, path: str) -> None:
     for fields in ({}, {"model": None}, {"model": ""}):

@@ -73,6 +73,7 @@ def started(server: Server) -> list[str]:
 class TestDefault:
     """``POST /v1/models/{id}/default``"""
 
+    @pytest.mark.slow
     def test_it_answers_at_once_and_after_a_restart(self, serve: MakeServer) -> None:
         server = serve()
         assert [model["default"] for model in models(server).values()] == [True, False]
@@ -380,6 +381,7 @@ class TestRemove:
 class TestProgress:
     """How far loading is."""
 
+    @pytest.mark.slow
     def test_events(self, serve: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
         server = serve()
         states = [

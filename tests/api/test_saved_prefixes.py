@@ -45,6 +45,7 @@ def test_after_a_restart(make_server: MakeServer, tmp_path: Path) -> None:
     assert ask(without.url) == (text, 0, prompt)
 
 
+@pytest.mark.slow
 def test_after_unloading(make_server: MakeServer) -> None:
     url = make_server().url
     text, _, prompt = ask(url)
@@ -52,6 +53,7 @@ def test_after_unloading(make_server: MakeServer) -> None:
     assert ask(url) == (text, prompt - 1, prompt)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_unasked(make_server: MakeServer, tmp_path: Path) -> None:
     server = make_server()
     ask(server.url, cache_prompt=False)
@@ -60,6 +62,7 @@ def test_nothing_is_left_unasked(make_server: MakeServer, tmp_path: Path) -> Non
     assert saved_files(tmp_path / "prefixes") == []
 
 
+@pytest.mark.slow
 def test_forget_deletes_them(make_server: MakeServer, tmp_path: Path) -> None:
     server = make_server()
     ask(server.url)

@@ -156,6 +156,7 @@ def check_progress(steps: list[Json], total: int) -> None:
     assert {(step["total"], step["cache"]) for step in steps} == {(total, first["cache"])}
 
 
+@pytest.mark.slow
 def test_progress_in_chat(small_steps: str) -> None:
     asked = {"return_progress": True, "stream_options": {"include_usage": True}, "n": 2}
     body = chat_of(LONG, **asked)
@@ -202,6 +203,7 @@ def test_progress_needs_a_stream(base_url: str) -> None:
     assert "prompt_progress" not in response.json
 
 
+@pytest.mark.slow
 def test_answers_in_a_program_have_timings() -> None:
     with LLM(STARTER, threads=1, parallel=1) as llm:
         answer = llm.chat("Hello!", max_tokens=3, ignore_eos=True)

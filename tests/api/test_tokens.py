@@ -117,6 +117,7 @@ def test_tokenizer_info(base_url: str) -> None:
     assert (missing.status, missing.json["error"]["code"]) == (404, "model_not_found")
 
 
+@pytest.mark.slow
 def test_tokenizer_info_unloads_no_model(
     make_server: Callable[..., Server], starter_path: Path, tmp_path: Path
 ) -> None:
@@ -191,6 +192,7 @@ def test_answered_while_every_slot_is_busy(make_server: Callable[..., Server]) -
             assert post(server.url, "/tokenize", content="Once")["tokens"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pauses")
 def test_a_worker_that_dies_during_a_lookup(starter_path: Path) -> None:
     client = EngineClient(

@@ -151,6 +151,7 @@ def check_turn(server: Child, greedy: Greedy, other: Other) -> None:
         greedy.join()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which program connects")
 def test_another_program_gets_the_next_slot(server: Child) -> None:
     """Attack 23: both have the same address, and no key."""
@@ -170,6 +171,7 @@ def test_programs_are_told_apart_by_the_keys_that_they_send(
     check_turn(server, greedy, Other(server, "sk-other"))
 
 
+@pytest.mark.slow
 def test_another_key_gets_the_next_slot(serve: Callable[..., Child], tmp_path: Path) -> None:
     """Attack 23, where the server needs keys and its limits are in force."""
     file = tmp_path / "keys.sqlite3"

@@ -142,6 +142,7 @@ def full(folder: Path) -> Iterator[Path]:
         yield home
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", few(1, [no_home, read_only, full]))
 def test_a_home_that_cannot_be_written(
     tmp_path: Path, place: Callable[[Path], contextlib.AbstractContextManager[Path]]
@@ -259,6 +260,7 @@ def test_more_tokens_than_cells(serve: Serve) -> None:
 # --- no process is left ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_an_examination_ends_with_its_server(serve: Serve, models: Path, tmp_path: Path) -> None:
     """Even if it is stopped, so that it cannot notice the end of its pipe."""

@@ -75,6 +75,7 @@ def test_e17_random_paths_methods_and_models(server: Server, rounds: int) -> Non
         logging.getLogger("offgrid.requests").setLevel(logging.NOTSET)
 
 
+@pytest.mark.slow
 def test_e19_no_text_of_a_request_in_log_statistics_and_metrics(tmp_path: Path) -> None:
     """E19: at the most talkative level, neither a prompt nor a key nor a query is in them."""
     secret = f"Canary{secrets.token_hex(6)}"

@@ -38,6 +38,7 @@ def ask(child: Child, headers: dict[str, str], path: str = "/health") -> tuple[i
     return answer.status, answer.json
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("origin", ["http://[", "http://]", "http://.e]x", "http://[::1", "//["])
 def test_an_origin_that_cannot_be_parsed(server: Child, origin: str) -> None:
     status, body = ask(server, {"Origin": origin})

@@ -46,6 +46,7 @@ def say_nothing(sock: socket.socket, turn: int) -> None:
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "act",
     [
@@ -75,6 +76,7 @@ def test_connections_that_send_little(
         eventually(lambda: descriptors(server) <= before, "all connections are given back")
 
 
+@pytest.mark.slow
 def test_sixty_connections_where_a_process_may_open_256_files(tmp_path: Path) -> None:
     words = shlex.join(command(tmp_path))
     child = Child("sh", "-c", f"ulimit -n 256; exec {words}", cwd=tmp_path)

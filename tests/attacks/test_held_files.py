@@ -96,6 +96,7 @@ def changed_headers(server: Child, folder: Path, tiny: Path, count: int, seed: i
         serves_or_says_why(server, path)
 
 
+@pytest.mark.slow
 def test_a_file_truncated_anywhere(server: Child, folder: Path, tiny: Path) -> None:
     size = tiny.stat().st_size
     cut_files(server, folder, tiny, [4, size // 2])

@@ -23,6 +23,7 @@ QUICK = ("--threads", "1")
 """One thread: threads of llama.cpp wait for each other, and other tests run too."""
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_while_it_loads_leaves_no_worker(serve: Serve) -> None:
     child = serve()
     assert child.url

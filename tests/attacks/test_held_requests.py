@@ -51,6 +51,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("path", [TEXT, CHAT])
 def test_a_body_that_is_refused_with_a_reason(server: Child, path: str, name: str) -> None:
@@ -209,6 +210,7 @@ def idle(server: Child) -> bool:
     return not any(model["running"] or model["waiting"] for model in models)
 
 
+@pytest.mark.slow
 def test_random_changes_of_valid_requests(server: Child) -> None:
     change_requests(server, 80, seed=1)
     eventually(lambda: idle(server), "all slots are free")
@@ -287,6 +289,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_large_schema_is_honoured_or_refused_with_its_limit(server: Child, name: str) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMAS[name]}}

@@ -62,6 +62,7 @@ def test_secrets_are_nowhere(tmp_path: Path) -> None:
             assert not any(each.encode() in path.read_bytes() for each in secrets), path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_no_process_writes_a_core_file(tmp_path: Path) -> None:
     with serving(tmp_path) as child:

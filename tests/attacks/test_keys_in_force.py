@@ -41,6 +41,7 @@ def server(tmp_path: Path, secret: str) -> Iterator[Child]:
             yield child
 
 
+@pytest.mark.slow
 def test_requests_of_this_process_have_the_key(server: Child, secret: str) -> None:
     """The attacks of this folder that are repeated with keys do arrive."""
     raw = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -117,6 +118,7 @@ def test_many_large_bodies_with_wrong_keys(server: Child, secret: str, tmp_path:
     assert "wrong1" not in server.err.text
 
 
+@pytest.mark.slow
 def test_figures_while_nothing_is_free(serve: Serve, tmp_path: Path, secret: str) -> None:
     """Slots, queue and places are taken, then the worker is stopped too: figures are answered,
     and others without a key are refused as always."""

@@ -57,6 +57,7 @@ def test_all_clients_are_told_that_the_file_cannot_be_read(server: Child, folder
     server.err.find("is no longer locked")
 
 
+@pytest.mark.slow
 def test_a_file_that_is_being_written_to_can_be_read(server: Child, folder: Path) -> None:
     url = server.url
     kept = ask(url, max_output_tokens=16)
@@ -79,6 +80,7 @@ def test_a_file_that_is_being_written_to_can_be_read(server: Child, folder: Path
     assert request(url, "DELETE", f"{PATH}/{kept['id']}").status == 200
 
 
+@pytest.mark.slow
 def test_a_removed_file_is_noticed(server: Child, folder: Path) -> None:
     """A response reported as stored survives a restart, even after the file was removed."""
     url = server.url

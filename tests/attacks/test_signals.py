@@ -83,6 +83,7 @@ def test_signals_to_all_processes_of_a_service(
     assert request(server.url, "POST", TEXT, body).status == 200
 
 
+@pytest.mark.slow
 def test_quit_lets_answers_finish(server: Child) -> None:
     """The last of the tests that share the server."""
     worker = server.worker()

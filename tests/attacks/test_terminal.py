@@ -51,6 +51,7 @@ def check(text: str) -> None:
     assert not any(line.startswith(("ERROR", "  ready    all")) for line in lines)
 
 
+@pytest.mark.slow
 def test_banner_and_log(models: Path, tmp_path: Path) -> None:
     with serving(tmp_path, "--model", BROKEN, "--log-level", "debug") as child:
         child.err.find(r"broken\\x1b\[2J\\nERROR offgrid: forged cannot be loaded: ")
@@ -68,6 +69,7 @@ def test_banner_and_log(models: Path, tmp_path: Path) -> None:
         check(child.err.text)
 
 
+@pytest.mark.slow
 def test_the_log_in_a_terminal(models: Path, tmp_path: Path) -> None:
     """In a terminal, rich formats the lines."""
     ours, theirs = pty.openpty()

@@ -81,6 +81,7 @@ def refused(connection: Connection, status: int) -> str:
     return str(error["message"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [1, MIB - 1, MIB, MIB + 1, 2 * MIB, 32 * MIB])
 def test_a_body_above_the_limit_is_told_so(server: Child, more: int) -> None:
     """The connection is not reset while the body is being sent."""

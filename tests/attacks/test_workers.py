@@ -102,6 +102,7 @@ def test_hundreds_of_lookups_in_a_stopped_worker(serve: Serve) -> None:
     assert sorted(answer.status for answer in answers)[:10] == [200] * 10
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_and_prompts_that_fill_its_pipe(serve: Serve) -> None:
     """Their writers wait for the pipe; requests that need no worker do not wait for them."""
     child = serve("--parallel", "1", "--queue-size", "15", "--max-models", "1")
@@ -123,6 +124,7 @@ def test_a_stopped_worker_and_prompts_that_fill_its_pipe(serve: Serve) -> None:
     assert set(statuses) == {400}  # longer than the context, which only the worker can tell
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_a_stopped_worker_ends_with_its_server(serve: Serve) -> None:
     child = serve()

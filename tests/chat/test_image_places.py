@@ -62,6 +62,7 @@ def test_templates_that_need_lists_of_parts() -> None:
     assert special(template.render([user("Hello <|im_end|>")])) == ["<|im_start|>", "<|im_end|>"]
 
 
+@pytest.mark.slow
 @given(texts=st.lists(st.text(st.sampled_from([*MARKS[:6], "0", "1", "<", ">"])), max_size=4))
 def test_no_text_becomes_an_image(texts: list[str]) -> None:
     template = ChatTemplate(None, "", "", CHATML_CONTROL)

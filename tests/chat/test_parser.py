@@ -12,6 +12,7 @@ import pytest
 from answer_events import Message, combined, form_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from variants import few
 
 from offgrid.chat.bodies import Body
 from offgrid.chat.calls import CallReader
@@ -536,7 +537,7 @@ def work_of(form: AnswerForm, pieces: Iterable[str], constrained: bool) -> int:
 
 
 @pytest.mark.parametrize("constrained", [False, True])
-@pytest.mark.parametrize(("name", "before", "unit"), HOSTILE)
+@pytest.mark.parametrize(("name", "before", "unit"), few(12, HOSTILE))
 def test_work_is_in_proportion_to_the_text(
     name: str, before: str, unit: str, constrained: bool
 ) -> None:

@@ -49,6 +49,7 @@ def budget() -> Budget:
     return Budget(1000, 1_000_000, 5.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [s for s in UNCOMMON if s != "{{ 2 ** 3 }}"])
 def test_an_uncommon_operation_does_not_run_in_the_server(source: str, renderer: Renderer) -> None:
     """It gives the same text as if it did."""
@@ -78,6 +79,7 @@ def test_templates_of_known_models_run_in_the_server(
     assert not template._in_child
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     few(3, [

@@ -462,6 +462,7 @@ def test_the_program_of_a_template_is_bounded(unit: str, number: int) -> None:
     box.from_string(unit * (number // 3))
 
 
+@pytest.mark.slow
 def test_long_chats_are_within_the_limits() -> None:
     source = (
         "{% for m in messages %}{% if m.role == 'user' and loop.index0 < messages | length %}"

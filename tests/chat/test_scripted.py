@@ -131,6 +131,7 @@ def body(example: Example, **fields: Any) -> Json:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", SERVED, ids=lambda example: example.family)
 def test_an_answer_comes_apart_whole_and_streamed(url: str, example: Example) -> None:
     response = request(url, "POST", CHAT, body(example))

@@ -20,6 +20,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [*map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_a_server_that_runs_is_backed_up_and_restored(tmp_path: Path) -> None:
     """History comes back at once, and the configuration with the next SIGHUP. The statistics
     continue from those of the backup: what the server has counted is added once."""
@@ -60,6 +61,7 @@ def create_key(file: Path, name: str, *options: object) -> str:
     return str(json.loads(result.stdout)["key"])
 
 
+@pytest.mark.slow
 def test_content_filters_work_on_another_machine(tmp_path: Path) -> None:
     """Those of keys and that of the configuration, although none of their paths exists there."""
     old, new, archive = tmp_path / "old", tmp_path / "new", tmp_path / "backup.zip"

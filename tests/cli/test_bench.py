@@ -20,6 +20,7 @@ def bench(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["bench", *arguments])
 
 
+@pytest.mark.slow
 def test_bench_measures_each_test(starter_path: Path) -> None:
     ended = bench("offgrid-starter", *FAST, "--streams", "1,3", "--json")
     assert ended.exit_code == 0, ended.output
@@ -76,6 +77,7 @@ def test_bench_says_if_memory_does_not_suffice(starter_path: Path) -> None:
     assert "and 50 MiB of memory is free" in ended.output
 
 
+@pytest.mark.slow
 def test_bench_says_that_the_machine_is_busy(
     starter_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ def complete() -> Complete:
     return call
 
 
+@pytest.mark.slow
 def test_a_text_is_continued(complete: Complete, base_url: str) -> None:
     body = {"prompt": TEXT, "temperature": 0, "max_tokens": 6}
     told = request(base_url, "POST", "/v1/completions", body).json

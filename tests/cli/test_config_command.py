@@ -103,6 +103,7 @@ def test_the_example_file_holds_the_defaults(tmp_path: Path) -> None:
     assert f"{file}: models_dir" == given.models_dir_source
 
 
+@pytest.mark.slow
 def test_version_asks_llama_cpp() -> None:
     build = ask_build()
     assert build.threads >= 1

@@ -223,6 +223,7 @@ def test_a_home_that_cannot_be_written_is_named_once(
     assert check["text"] == f"{models} cannot be written"
 
 
+@pytest.mark.slow
 def test_a_port_in_use(doctor: Doctor, base_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -132,6 +132,7 @@ def test_it_asks_first(file: Path) -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_a_locked_file_is_reported(file: Path) -> None:
     store = ResponseStore(file, 100, 1 << 30)
     fill(store)

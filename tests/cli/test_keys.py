@@ -85,6 +85,7 @@ def test_create_with_all_options(file: Path, tmp_path: Path) -> None:
     assert key["key"] not in table
 
 
+@pytest.mark.slow
 def test_change_replaces_what_is_named_and_keeps_the_rest(file: Path) -> None:
     made(file, "ward", "--expires", "30d", "--max-tokens", "100", "--concurrent-requests", "2")
     before = json.loads(keys(file, "list", "--json").stdout)["keys"][0]
@@ -111,6 +112,7 @@ def test_change_replaces_what_is_named_and_keeps_the_rest(file: Path) -> None:
     assert after["limits"] == {**dict.fromkeys(limits), "requests_per_minute": 9}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     few(
@@ -191,6 +193,7 @@ def test_models_of_peers_are_known_to_the_server_only(
     )
 
 
+@pytest.mark.slow
 def test_unknown_keys_and_files_that_cannot_be_used(file: Path) -> None:
     none = keys(file, "list")
     assert (none.returncode, none.stdout) == (0, f"There are no keys in {file}.\n")
@@ -276,6 +279,7 @@ def test_commands_send_the_key(tmp_path: Path, file: Path) -> None:
         assert "env_key" in plan.stdout
 
 
+@pytest.mark.slow
 def test_a_server_does_not_start_with_a_keys_file_that_it_cannot_read(
     tmp_path: Path, file: Path
 ) -> None:

@@ -67,6 +67,7 @@ def test_list_fits_the_terminal(columns: int, tmp_path: Path, starter_path: Path
     assert piped[-1].startswith(f"  {tmp_path}/text.gguf: not a GGUF file: it begins with ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve --help", "--help", "config --help"])
 def test_a_narrow_terminal_breaks_no_words(command: str) -> None:
     narrow, wide = (in_terminal(columns, *command.split()) for columns in (40, 160))
@@ -75,6 +76,7 @@ def test_a_narrow_terminal_breaks_no_words(command: str) -> None:
     assert set(re.findall(r"[a-z]+", narrow)) <= set(re.findall(r"[a-z]+", wide))
 
 
+@pytest.mark.slow
 def test_colours_only_in_a_terminal(tmp_path: Path) -> None:
     flags = ("doctor", "--port", "0")
     home = {"HOME": str(tmp_path)}

@@ -114,6 +114,7 @@ def test_a_code_that_ends(make: Make, monkeypatch: pytest.MonkeyPatch, end: str,
     assert said in done.stderr
 
 
+@pytest.mark.slow
 def test_a_wrong_code(make: Make) -> None:
     near, far = make("near"), make("far")
     code, _ = far.peers.desk.open()
@@ -145,6 +146,7 @@ def test_what_prevents_it(
     assert "OFFGRID_PEERS=true" in off.stderr
 
 
+@pytest.mark.slow
 def test_keys(make: Make, tmp_path: Path) -> None:
     keys = tmp_path / "keys.sqlite3"
     small, right = new_key(keys, "small", "inference")[1], new_key(keys, "right", "peers")[1]

@@ -101,6 +101,7 @@ def test_a_server_on_the_configured_address_is_used(
     assert (result.exit_code, result.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_model_that_the_server_lacks_is_loaded(
     run: Run, base_url: str, tmp_path: Path, starter_path: Path
 ) -> None:
@@ -267,6 +268,7 @@ def test_a_chat(terminal: Callable[..., Terminal], base_url: str, tmp_path: Path
     assert screen.wait() == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_only_the_answer(
     terminal: Callable[..., Terminal], server: Server, base_url: str
 ) -> None:
@@ -335,6 +337,7 @@ def held(make_server: Callable[..., Server]) -> Iterator[Held]:
     made.go_on()
 
 
+@pytest.mark.slow
 def test_what_is_typed_during_an_answer_is_for_the_next_prompt(
     terminal: Callable[..., Terminal], held: Held
 ) -> None:
@@ -371,6 +374,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 241)])
 def test_ctrl_z_and_signals_restore_the_terminal(
     held: Held, tmp_path: Path, number: int, status: int

@@ -95,6 +95,7 @@ def test_serve_prints_its_banner_and_answers(serve: Serve, models: Path) -> None
     assert re.fullmatch(log, child.err.text)
 
 
+@pytest.mark.slow
 def test_flags_take_effect(serve: Serve) -> None:
     child = serve(
         "--host", "localhost", "--parallel", "1", "--queue-size", "0", "--ctx-size", "64",
@@ -235,11 +236,13 @@ def test_file_names_are_shown_unchanged(serve: Serve, models: Path, starter_path
     assert (answer.status, answer.json["model"]) == (200, name)
 
 
+@pytest.mark.slow
 def test_the_banner_says_that_others_need_no_key(serve: Serve) -> None:
     child = serve("--host", "0.0.0.0", "--insecure")
     child.out.find(r"keys +none: everybody who can connect may use this server \(insecure\)\n")
 
 
+@pytest.mark.slow
 def test_a_machine_with_peers_needs_no_models(tmp_path: Path) -> None:
     """It uses those of its peers; the banner says how to pair it."""
     folder = tmp_path / "empty"
@@ -259,6 +262,7 @@ def test_a_machine_with_peers_needs_no_models(tmp_path: Path) -> None:
         child.end()
 
 
+@pytest.mark.slow
 def test_the_banner_without_models(models: Path, tmp_path: Path) -> None:
     """The starter is served if nothing was configured; skipped files are named."""
     folder = tmp_path / ".offgrid-llm" / "models"
@@ -278,6 +282,7 @@ def test_the_banner_without_models(models: Path, tmp_path: Path) -> None:
         child.end()
 
 
+@pytest.mark.slow
 def test_serve_files_and_folders(models: Path, tmp_path: Path, starter_path: Path) -> None:
     (models / "sub").mkdir()
     for path in (tmp_path / "one.gguf", models / "sub" / "two.gguf"):
@@ -299,6 +304,7 @@ def test_serve_files_and_folders(models: Path, tmp_path: Path, starter_path: Pat
         child.end()
 
 
+@pytest.mark.slow
 def test_the_log_has_one_reason_why_the_model_of_the_start_is_not_loaded(
     tmp_path: Path, starter_path: Path
 ) -> None:

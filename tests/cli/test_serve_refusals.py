@@ -22,6 +22,7 @@ from support import TIMEOUT
 from offgrid.cli import main
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -41,6 +42,7 @@ def test_a_wrong_table_of_a_model_ends_the_start(
     assert f"offgrid: {file}: {named}" in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["flag", "variable", "file"])
 def test_a_configured_folder_without_models_ends_the_command(models: Path, source: str) -> None:
     """Nothing is served in its place."""
@@ -74,6 +76,7 @@ def waitress_serve(**environment: str) -> str:
     return ended.stderr
 
 
+@pytest.mark.slow
 def test_waitress_serve_refuses_a_folder_without_models(models: Path) -> None:
     told = waitress_serve(OFFGRID_MODELS_DIR=str(models))
     assert f"OFFGRID_MODELS_DIR: {models} contains no model" in told
@@ -95,6 +98,7 @@ def test_wrong_paths_end_the_command(models: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users here")
 def test_files_and_folders_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of another user if this one may read everything."""

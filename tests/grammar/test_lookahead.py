@@ -105,6 +105,7 @@ def inner(depth: int) -> st.SearchStrategy[str]:
 TEXTS = ["".join(letters) for length in range(5) for letters in product("ab.\n", repeat=length)]
 
 
+@pytest.mark.slow
 @given(
     begin=st.sampled_from(["^", ""]),
     looks=st.lists(

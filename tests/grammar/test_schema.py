@@ -218,6 +218,7 @@ TANGLED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", few(4, TANGLED))
 def test_the_work_of_the_checks_grows_with_the_text_only(name: str) -> None:
     text = json.dumps(TANGLED[name])
@@ -242,6 +243,7 @@ def test_a_pattern_is_searched_once() -> None:
     assert pattern.searched <= len(pattern)
 
 
+@pytest.mark.slow
 def test_unsatisfiable_schemas_match_the_definition() -> None:
     compare_with_definition(range(120))
 

@@ -61,6 +61,7 @@ def test_a_path(folder: Path) -> None:
     assert repr(llm) == "<LLM beaver, closed>"
 
 
+@pytest.mark.slow
 def test_settings(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "offgrid.toml"
     file.write_text(f"models_dir = '{folder}'\nctx_size = 512\n", encoding="utf-8")
@@ -162,6 +163,7 @@ def test_a_stream_that_nobody_reads_frees_its_slot(llm: LLM) -> None:
     eventually(lambda: busy(llm) == 0, "the forgotten stream has ended")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_answer_and_not_the_llm(tmp_path: Path) -> None:
     """SIGINT goes to the whole group, so also to the worker."""
     program = (

@@ -241,6 +241,7 @@ def test_many_threads(llm: LLM) -> None:
     assert set(together(calls)) == {expected}
 
 
+@pytest.mark.slow
 def test_threads_wait_for_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server would refuse them."""
     monkeypatch.setattr("offgrid.inprocess.loading._QUEUE", 0)

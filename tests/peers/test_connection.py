@@ -91,6 +91,7 @@ def ask(connections: PeerConnections, peer: Peer, method: str = "GET") -> tuple[
     return connections.request(peer, method, "/peer/alive", timeout=TIMEOUT)
 
 
+@pytest.mark.slow
 def test_one_connection_serves_many_requests(make_machine: Callable[..., Machine]) -> None:
     near, far = make_machine("near"), make_machine("far")
     near.peers.table.close()  # it would use the connection too
@@ -106,6 +107,7 @@ def test_one_connection_serves_many_requests(make_machine: Callable[..., Machine
         assert one is not other
 
 
+@pytest.mark.slow
 def test_a_peer_that_forgot_this_machine_refuses_it(make_machine: Callable[..., Machine]) -> None:
     near, far = make_machine("near"), make_machine("far")
     near.know(far)
@@ -119,6 +121,7 @@ def test_a_peer_that_forgot_this_machine_refuses_it(make_machine: Callable[..., 
         ask(near.peers.connections, far.as_peer(), "POST")
 
 
+@pytest.mark.slow
 def test_another_machine_at_the_address_is_not_the_peer(
     make_machine: Callable[..., Machine],
 ) -> None:
@@ -198,6 +201,7 @@ def test_a_get_is_sent_again(connections: PeerConnections, far: Far) -> None:
     again.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "error"),
     [

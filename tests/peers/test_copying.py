@@ -45,6 +45,7 @@ def statuses(made: Json) -> dict[str, str]:
     return {file["id"] or file["name"]: file["status"] for file in made["files"]}
 
 
+@pytest.mark.slow
 def test_a_model_with_its_projector_and_a_split_one(pair: tuple[Machine, Machine]) -> None:
     near, far = pair
     put(far.models / "sub/ä b.gguf", BIG)
@@ -130,6 +131,7 @@ def test_events_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         import_from_peer(Scripted(), "far", ["a"], False, Teller(as_json=True))
 
 
+@pytest.mark.slow
 def test_responses_match_the_document(pair: tuple[Machine, Machine]) -> None:
     near, far = pair
     put(far.models / "a.gguf", BIG)
@@ -308,6 +310,7 @@ def test_a_full_disk(pair: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPa
     assert visible(near.models) == {"a.gguf": BIG}
 
 
+@pytest.mark.slow
 def test_the_end_of_the_server_that_imports(make_machine: Callable[..., Machine]) -> None:
     near, far = make_machine("near"), make_machine("far")
     near.know(far)

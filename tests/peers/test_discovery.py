@@ -163,6 +163,7 @@ def test_the_label_fits_and_tells_machines_apart(tmp_path: Path) -> None:
         assert identity.name.startswith(discovery._without_id(label))
 
 
+@pytest.mark.slow
 def test_the_machine_at_an_address_is_known_without_a_pairing(
     make_machine: Callable[..., Machine],
 ) -> None:
@@ -181,6 +182,7 @@ def test_the_machine_at_an_address_is_known_without_a_pairing(
     assert near.peers.addresses.all()[0].id == far.peers.identity.id
 
 
+@pytest.mark.slow
 def test_a_peer_is_looked_for_at_the_addresses_of_the_settings(
     make_machine: Callable[..., Machine],
 ) -> None:
@@ -202,6 +204,7 @@ def test_an_address_that_is_none_ends_the_start() -> None:
         read_addresses([f"10.0.0.{number}" for number in range(65)], 11612)
 
 
+@pytest.mark.slow
 def test_the_threads_are_those_of_the_architecture_page(
     make_machine: Callable[..., Machine],
 ) -> None:

@@ -190,6 +190,7 @@ def imported(near: Machine) -> Json:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", FEW_OR_MANY)
 def test_the_side_that_serves_is_killed(
     shared_pair: tuple[Machine, Machine], far_process: FarProcess, kills: int,

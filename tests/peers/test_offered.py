@@ -290,6 +290,7 @@ def test_files_do_not_count_for_the_limits_of_a_peer(pair: tuple[Machine, Machin
         assert get(near, far, "/peer/models/a/files/0").status == 200
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_does_not_wait_for_a_slow_peer(
     make_machine: Callable[..., Machine],
 ) -> None:

@@ -38,6 +38,7 @@ def post(near: Machine, *ids: str) -> Json:
     return made
 
 
+@pytest.mark.slow
 def test_a_disk_that_others_fill_during_the_copy(
     make_machine: Callable[..., Machine], disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ def report(**changes: Any) -> bytes:
     return json.dumps(said).encode()
 
 
+@pytest.mark.slow
 def test_a_machine_says_what_it_has(make_machine: Callable[..., Machine]) -> None:
     near, far = make_machine("near"), make_machine("far", parallel=3)
     near.know(far)
@@ -97,6 +98,7 @@ def test_a_hash_is_said_when_it_is_known(
     assert near.peers.table.ask(far.as_peer()).models[0].sha256 == HASH
 
 
+@pytest.mark.slow
 def test_a_peer_learns_only_of_models_that_it_may_use(
     make_machine: Callable[..., Machine],
 ) -> None:

@@ -23,6 +23,7 @@ def wait_for_state(machine: Machine, state: str) -> None:
     eventually(reached, f"the peer is {state}")
 
 
+@pytest.mark.slow
 def test_a_peer_is_connected_then_unreachable_then_connected(
     make_machine: Callable[..., Machine],
 ) -> None:
@@ -41,6 +42,7 @@ def test_a_peer_is_connected_then_unreachable_then_connected(
     assert "far" in after.problem
 
 
+@pytest.mark.slow
 def test_a_peer_that_forgot_this_machine_is_refused_until_it_knows_it_again(
     make_machine: Callable[..., Machine],
 ) -> None:
@@ -54,6 +56,7 @@ def test_a_peer_that_forgot_this_machine_is_refused_until_it_knows_it_again(
     wait_for_state(near, "connected")
 
 
+@pytest.mark.slow
 def test_a_forgotten_peer_is_no_longer_asked(make_machine: Callable[..., Machine]) -> None:
     near, far = make_machine("near"), make_machine("far")
     near.know(far)
@@ -68,6 +71,7 @@ def asking() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "peer-status"]
 
 
+@pytest.mark.slow
 def test_the_end_of_a_server_ends_the_threads(make_machine: Callable[..., Machine]) -> None:
     near, far = make_machine("near"), make_machine("far")
     near.know(far)
@@ -114,6 +118,7 @@ def test_pauses(idle: tuple[PeerTable, Clock]) -> None:
     assert about(USUAL, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "body"), [(200, b"nonsense"), (200, b"{}"), (404, b"{}"), (500, b"")]
 )

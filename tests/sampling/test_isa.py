@@ -65,6 +65,7 @@ def same_bits(data):
     all_the_same(row, params, mask=mask, ends=[0, n - 1])
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_same_bits_for_all_parameters(data):

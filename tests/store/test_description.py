@@ -42,6 +42,7 @@ def test_models_that_do_not_generate(tmp_path: Path, pooling: str, kind: str) ->
     assert (found.kind, found.generates, found.tools) == (kind, False, False)
 
 
+@pytest.mark.slow
 def test_a_base_model_and_templates(starter_path: Path, tmp_path: Path) -> None:
     key = "tokenizer.chat_template"
     for name, values in (
@@ -95,6 +96,7 @@ def test_split_models(starter_path: Path, tmp_path: Path) -> None:
     assert "c-00002-of-00002.gguf: it is not part 2 of 2" in str(described(tmp_path, "c").problem)
 
 
+@pytest.mark.slow
 def test_files_that_are_no_models(starter_path: Path, tmp_path: Path) -> None:
     make_seeing(tmp_path, "seeing")
     (projector,) = tmp_path.glob("*mmproj*")

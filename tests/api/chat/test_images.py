@@ -268,6 +268,7 @@ def test_a_model_without_vision(base_url: str) -> None:
     assert "no vision support" in error["message"]
 
 
+@pytest.mark.slow
 def test_a_projector_added_next_to_a_model_is_found(tmp_path: Path, make_server: Any) -> None:
     model, projector = make_seeing(tmp_path)
     aside = projector.rename(tmp_path / "projector.part")

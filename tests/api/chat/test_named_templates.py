@@ -140,6 +140,7 @@ def tokenised(url: str, messages: list[Json], **fields: Any) -> str:
     return str(post(url, "/detokenize", tokens=tokens)["prompt"])
 
 
+@pytest.mark.slow
 def test_an_agents_history_over_http(strict: str) -> None:
     call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     history: list[Json] = [

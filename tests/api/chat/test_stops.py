@@ -46,6 +46,7 @@ def streamed(url: str, body: Json) -> tuple[Json, list[Json]]:
     return message, logprobs
 
 
+@pytest.mark.slow
 def test_no_stop_string_ends_reasoning(serve_template: Callable[[str], str]) -> None:
     url = serve_template(THINKS)
     cases: list[tuple[Json, str, str, int]] = [
@@ -135,6 +136,7 @@ def joined(events: list[AnswerEvent], kind: type[Content] | type[Reasoning]) -> 
     return "".join(event.text for event in events if isinstance(event, kind))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "reasoning", "content", "calls", "reason"),
     few(

@@ -137,6 +137,7 @@ def test_a_list_beside_other_requests(small: Server) -> None:
     eventually(lambda: engine.in_flight == 0, "all places are given back")
 
 
+@pytest.mark.slow
 def test_prompts_of_a_list_may_wait_for_each_other(make_server: Callable[..., Server]) -> None:
     server = make_server(parallel=1, queue_timeout=0.2)
     answer = whole(server, PROMPTS[:3], max_tokens=300, ignore_eos=True)
@@ -154,6 +155,7 @@ def test_other_requests_beside_a_list(make_server: Callable[..., Server]) -> Non
     eventually(lambda: engine.in_flight == 0, "it is given up")
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_ends_all_its_prompts(small: Server) -> None:
     engine = engine_of(small)
     long = body(PROMPTS, max_tokens=150, ignore_eos=True)

@@ -50,6 +50,7 @@ def test_create_read_update_delete(client: OpenAI) -> None:
             call()
 
 
+@pytest.mark.slow
 def test_requests_without_a_body(base_url: str, client: OpenAI) -> None:
     """All fields of a new conversation are optional; cancelling takes none."""
     for headers in ({}, {"Content-Type": "application/json"}, {"Transfer-Encoding": "chunked"}):

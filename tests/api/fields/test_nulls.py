@@ -221,6 +221,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=3), JSON))
 def test_nothing_but_null_is_left_out(body: dict[str, Any]) -> None:

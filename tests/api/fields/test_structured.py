@@ -61,6 +61,7 @@ def test_parse_of_nested_models(client: OpenAI) -> None:
         assert isinstance(choice.message.parsed, House)
 
 
+@pytest.mark.slow
 def test_parse_of_a_recursive_model(client: OpenAI) -> None:
     """Such an answer may never end; of several answers one does."""
     parsed = []
@@ -415,6 +416,7 @@ ORDER: dict[str, Any] = {
 """A schema as zod and pydantic write them."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_schemas_of_libraries_end_to_end(base_url: str, seed: int) -> None:
     body = chat_body("Order it.", seed=seed, temperature=1.5, max_tokens=400)
@@ -457,6 +459,7 @@ def test_keywords_without_effect_are_left_out(base_url: str) -> None:
     assert request(base_url, "POST", CHAT, body).status == 400
 
 
+@pytest.mark.slow
 def test_a_schema_that_is_hard_to_compile_does_not_delay_others(
     make_server: Callable[..., Server],
 ) -> None:

@@ -433,6 +433,7 @@ def test_a_removed_file_opens_nothing(make_server: Callable[..., Server], tmp_pa
     assert request(url, "GET", "/v1/models", headers=bearer(secret)).status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"garbage" * 1000])
 def test_a_damaged_file_opens_nothing_and_stays(
     make_server: Callable[..., Server], tmp_path: Path, content: bytes

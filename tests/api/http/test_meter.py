@@ -129,6 +129,7 @@ def limit_headers(headers: Any, kind: str = "requests") -> tuple[str, ...]:
                  ("limit", "remaining", "reset"))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_openai_client_waits_as_long_as_it_is_told(
     make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:

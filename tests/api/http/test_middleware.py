@@ -95,6 +95,7 @@ TEXTS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(["GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "\xff", ""]),

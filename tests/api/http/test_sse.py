@@ -250,6 +250,7 @@ def test_a_stream_that_waits_says_how_far_it_is(fake: Fake) -> None:
     reader.end()
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_delays_no_other(server: Server) -> None:
     """Half a megabyte waits for a client that does not read, while another stream ends.
 

@@ -72,6 +72,7 @@ def post(path: str, body: object, spaces: int = 0) -> bytes:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_openai_client_and_its_streams(server: Server, files: Made) -> None:
     assert server.url == f"https://127.0.0.1:{server.port}"
     with httpx.Client(verify=files.trust()) as trusting:

@@ -175,6 +175,7 @@ def test_end_tokens_that_cannot_come(base_url: str) -> None:
     assert late["inactive"] == "neutral"
 
 
+@pytest.mark.slow
 def test_settings_of_the_model_apply(tmp_path: Path) -> None:
     config = tmp_path / "offgrid.toml"
     config.write_text(f'[models."{STARTER}"]\nsampling = {{ top_k = 7 }}\n', encoding="utf-8")
@@ -221,6 +222,7 @@ def test_errors_name_the_field(base_url: str, fields: Json, param: str, words: s
     assert words in error["message"]
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_generate_is_refused(
     make_server: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -230,6 +232,7 @@ def test_a_model_that_does_not_generate_is_refused(
     assert response.json["error"]["param"] == "model"
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary(make_server: Callable[..., Server], tmp_path: Path) -> None:
     name = make_wordy(tmp_path).stem
     body = {"model": name, "tokens": [1, 2, 3], "samples": 10_000, "top": 2, "typical_p": 0.9}

@@ -98,6 +98,7 @@ def test_the_defaults_are_those_of_llama_server(base_url: str) -> None:
     assert [settings[name] for name in names] == [0.8, 40, 0.95, 0.05, 1.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "ends"),
     [
@@ -135,6 +136,7 @@ def test_an_answer_whose_time_is_over_ends_with_its_line(said: str) -> None:
     assert complete(said, **body | {"t_max_predict_ms": -1})["content"] == SAYS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -58,6 +58,7 @@ def test_a_raw_prompt_is_continued(base_url: str) -> None:
     assert [t for line in lines for t in line.get("logprobs", ())] == whole["logprobs"]
 
 
+@pytest.mark.slow
 def test_a_base_model_continues_a_text(
     make_server: Callable[..., Server], starter_path: Path, tmp_path: Path
 ) -> None:
@@ -71,6 +72,7 @@ def test_a_base_model_continues_a_text(
     assert "base model" in asked.headers["x-offgrid-warning"]
 
 
+@pytest.mark.slow
 def test_filling_in(
     make_server: Callable[..., Server], starter_path: Path, tmp_path: Path, base_url: str
 ) -> None:

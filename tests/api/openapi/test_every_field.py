@@ -96,6 +96,7 @@ def test_responses_to_all_fields_match_the_document(
         documented.check(answer, "post", full.path)
 
 
+@pytest.mark.slow
 def test_responses_about_keys_match_the_document(
     make_server: Callable[..., Server], tmp_path: Path
 ) -> None:

@@ -129,6 +129,7 @@ def test_reasoning(serve_template: Callable[[str], str]) -> None:
     assert again["output"][0]["type"] == "reasoning"
 
 
+@pytest.mark.slow
 def test_a_failing_stream_reports_the_error(make_server: Callable[..., Server]) -> None:
     server = make_server()
     engine = server.pool.engine(STARTER)

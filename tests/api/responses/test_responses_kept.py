@@ -151,6 +151,7 @@ def test_stored_responses_survive_a_restart(make_server: Callable[..., Server]) 
     assert ask(second.url, "Hello!", previous_response_id=response["id"])["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_costs_no_answer(
     make_server: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -179,6 +180,7 @@ def test_a_server_that_stores_nothing(make_server: Callable[..., Server], tmp_pa
     assert not list(tmp_path.glob("*.sqlite3"))
 
 
+@pytest.mark.slow
 def test_the_oldest_responses_are_evicted_first(make_server: Callable[..., Server]) -> None:
     url = make_server(max_responses=2).url
     ids = [ask(url, max_output_tokens=1)["id"] for _ in range(3)]

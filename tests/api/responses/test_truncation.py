@@ -85,6 +85,7 @@ def test_a_result_keeps_its_call(client: OpenAI) -> None:
     assert response.usage.input_tokens >= count(client, [SYSTEM, *last])
 
 
+@pytest.mark.slow
 def test_the_whole_conversation_is_stored(client: OpenAI) -> None:
     first = client.responses.create(model=STARTER, input=conversation(5), max_output_tokens=1)
     last: list[Any] = [{"role": "user", "content": "one two three " * 250}]

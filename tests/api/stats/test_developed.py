@@ -90,6 +90,7 @@ def test_points_move_with_the_clock_of_the_system(
         assert checked(server, SERIES)["at"] == [wall - 2 * STEP, wall - STEP]
 
 
+@pytest.mark.slow
 def test_slots_say_what_they_do_and_for_whom(make_server: Serve, tmp_path: Path) -> None:
     """The name of the key is for callers with admin only."""
     file = tmp_path / "keys.sqlite3"

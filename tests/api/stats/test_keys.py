@@ -19,6 +19,7 @@ from offgrid.server import Server
 TEXT = "/v1/completions"
 
 
+@pytest.mark.slow
 def test_totals_of_keys(
     make_server: Callable[..., Server], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -270,6 +270,7 @@ def test_a12_a_worker_that_is_stopped(tmp_path: Path) -> None:
             eventually(lambda: request(url, "GET", "/ready").status == 200, "it goes on")
 
 
+@pytest.mark.slow
 def test_nothing_here_waits_for_locks_of_requests(make_server: Serve) -> None:
     """A request that holds the locks of the pool and of a model for ever delays none of them."""
     server = make_server()

@@ -101,6 +101,7 @@ class TestMedia:
         assert (medium.path, medium.file_system) == (tmp_path.resolve(), "")
 
 
+@pytest.mark.slow
 def test_all_models_and_the_way_back(
     url: str, stick: Path, models: Path, make_server: MakeServer, tmp_path: Path
 ) -> None:

@@ -247,6 +247,7 @@ def test_a_prompt_that_ends_the_worker_twice_is_refused_for_some_time(
     assert not client.pending_count
 
 
+@pytest.mark.slow
 def test_one_crash_is_one_strike_however_many_requests_share_the_prompt(
     client: EngineClient,
 ) -> None:
@@ -256,6 +257,7 @@ def test_one_crash_is_one_strike_however_many_requests_share_the_prompt(
     assert finish(client, poison)
 
 
+@pytest.mark.slow
 def test_requests_that_wait_while_another_ends_the_worker_are_served(client: EngineClient) -> None:
     """Nothing was computed for them: the next worker gets them, and no client notices."""
     waiting = [
@@ -324,6 +326,7 @@ def test_a_worker_killed_while_idle_costs_no_request(client: EngineClient) -> No
         assert client.pid != pid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thread", few(1, ["worker-log", "load-limit"]))
 def test_a_worker_is_started_as_soon_as_the_system_starts_threads_again(
     client: EngineClient, caplog: pytest.LogCaptureFixture, thread: str
@@ -341,6 +344,7 @@ def test_a_worker_is_started_as_soon_as_the_system_starts_threads_again(
     assert isinstance(text, str)
 
 
+@pytest.mark.slow
 def test_requests_wait_for_a_thread_that_sends_them(client: EngineClient) -> None:
     """Their worker dies, and the system starts no thread to send them to the next one."""
     pid = client.pid
@@ -358,6 +362,7 @@ def test_requests_wait_for_a_thread_that_sends_them(client: EngineClient) -> Non
     assert client.pid == next_one
 
 
+@pytest.mark.slow
 def test_a_request_too_large_for_the_pipe_whose_worker_dies_before_it_is_sent(
     client: EngineClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +387,7 @@ def test_a_request_too_large_for_the_pipe_whose_worker_dies_before_it_is_sent(
     assert finish(client, prompt("Once", max_tokens=2))
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_is_ended_and_waiting_requests_are_served(client: EngineClient) -> None:
     pid = client.pid
     assert pid is not None
@@ -396,6 +402,7 @@ def test_a_stopped_worker_is_ended_and_waiting_requests_are_served(client: Engin
     assert isinstance(text, str)
 
 
+@pytest.mark.slow
 def test_a_reported_seed_stays_valid_after_a_crash(client: EngineClient) -> None:
     """The client has read the seed in the response's headers before the worker dies."""
     first = client.submit(prompt("Once", ignore_eos=True))

@@ -22,6 +22,7 @@ def test_a_model_that_can_be_loaded(tiny: Path) -> None:
     assert Examination(Load(str(tiny)), 60).run() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [

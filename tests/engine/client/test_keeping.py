@@ -130,6 +130,7 @@ def test_a_load_without_waiting_is_given_up_when_no_room_comes(make_pool: MakePo
     assert status(pool, "b") == "unloaded"
 
 
+@pytest.mark.slow
 def test_the_progress_of_a_model_that_loads(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +253,7 @@ def test_a_request_wins_over_the_end_of_the_time(
     unloaded(pool, "a")
 
 
+@pytest.mark.slow
 def test_a_request_decides_how_long_its_model_stays(
     make_pool: MakePool, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +283,7 @@ def test_unloading_at_once_waits_for_the_answer(make_pool: MakePool) -> None:
     unloaded(pool, "a")
 
 
+@pytest.mark.slow
 def test_settings_of_a_model_win_and_pins_hold(
     make_pool: MakePool,
     clock: Clock,
@@ -307,6 +310,7 @@ def test_settings_of_a_model_win_and_pins_hold(
     assert status(pool, "b") == "loaded"
 
 
+@pytest.mark.slow
 def test_a_pinned_model_makes_no_room(make_pool: MakePool, tmp_path: Path) -> None:
     file = tmp_path / "offgrid.toml"
     file.write_text("[models.a]\npin = true")
@@ -376,6 +380,7 @@ def test_a_pinned_model_that_can_take_the_place_of_the_default_is_loaded_later(
     assert names(pool) == ["a"]
 
 
+@pytest.mark.slow
 def test_the_log_tells_when_a_model_is_loaded_and_why_it_is_unloaded(
     make_pool: MakePool, caplog: Any
 ) -> None:
@@ -423,6 +428,7 @@ def test_without_a_thread_idle_models_stay_and_requests_are_answered(
 # --- unloading by request -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_unloading_waits_for_running_requests_and_later_ones_load_it_again(
     make_pool: MakePool,
 ) -> None:
@@ -460,6 +466,7 @@ def test_unloading_ends_a_load_for_which_no_request_waits(make_pool: MakePool) -
     assert (names(pool), status(pool, "a")) == ([], "unloaded")
 
 
+@pytest.mark.slow
 def test_unloading_takes_a_model_out_of_the_line(make_pool: MakePool) -> None:
     pool = make_pool(max_models=1)
     release = hold(pool.engine("a"))
@@ -572,6 +579,7 @@ def test_a_model_without_its_file_is_unloaded_when_it_is_asked_for(
     eventually(lambda: names(pool) == [], "its memory is free")
 
 
+@pytest.mark.slow
 def test_a_model_whose_file_was_spoiled_leaves_its_memory(
     make_pool: MakePool, tmp_path: Path
 ) -> None:

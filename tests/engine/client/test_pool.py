@@ -100,6 +100,7 @@ def test_another_model_that_becomes_idle_first_makes_room(make_pool: MakePool) -
     assert sorted(names(pool)) == ["a", "c"]
 
 
+@pytest.mark.slow
 def test_a_request_keeps_its_model_until_it_is_over(make_pool: MakePool) -> None:
     """It holds no place yet after getting the model: it may first count tokens, for example."""
     pool = make_pool(max_models=1)
@@ -166,6 +167,7 @@ def test_a_request_that_waits_too_long_for_room_is_told_why(make_pool: MakePool)
     release()
 
 
+@pytest.mark.slow
 def test_a_request_that_finds_no_room_is_told_when_a_model_is_idle(make_pool: MakePool) -> None:
     """As far as the answers until now tell: the first of the loaded models that will be idle."""
     pool = make_pool(max_models=2)
@@ -189,6 +191,7 @@ def no_room_for_c(pool: EnginePool) -> int | None:
     return caught.value.retry_after
 
 
+@pytest.mark.slow
 def test_when_requests_of_all_models_have_ended(make_pool: MakePool) -> None:
     """Idle models end none."""
     pool = make_pool(max_models=2)
@@ -274,6 +277,7 @@ def test_a_failed_load_is_not_repeated_at_the_cost_of_other_models(
     assert names(pool) == ["b"]
 
 
+@pytest.mark.slow
 def test_no_request_waits_while_a_worker_is_ended(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +308,7 @@ def test_no_request_waits_while_a_worker_is_ended(
     assert names(pool) == ["b", "c"]
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_be_started(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +345,7 @@ def test_a_loader_that_cannot_be_started_is_started_by_the_next_request(
     assert names(pool) == ["b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["engine-supervisor", "engine-watchdog"])
 def test_a_model_whose_threads_cannot_be_started_leaves_none(
     make_pool: MakePool, name: str

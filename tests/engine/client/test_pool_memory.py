@@ -84,6 +84,7 @@ def most_workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     return lambda: max(counts)
 
 
+@pytest.mark.slow
 def test_two_models_under_a_budget_that_holds_one(
     make_pool: MakePool, most_workers: Callable[[], int]
 ) -> None:

@@ -101,6 +101,7 @@ def test_memory_of_others_comes_before_a_shorter_context() -> None:
     assert 0 < layers(lent) < 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free", [1.0, 2.0, 3.0])
 def test_a_model_that_is_larger_than_this_machine_is_divided(free: float) -> None:
     assert fit_into(free, 0) is None

@@ -172,6 +172,7 @@ def test_a_model_for_which_the_system_never_starts_threads(
     eventually(lambda: workers.heard.calls == ["lost", "lost", "given up"], "it is told so")
 
 
+@pytest.mark.slow
 def test_no_command_is_sent_before_the_load_command(
     make_workers: Callable[[Path], Workers], starter_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +189,7 @@ def test_no_command_is_sent_before_the_load_command(
     assert workers.readiness.wait().n_parallel == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_is_ended(workers: Workers) -> None:
     """The process exists but sends nothing."""
     pid = workers.next_one()
@@ -277,6 +279,7 @@ def test_a_worker_for_which_memory_does_not_suffice_is_not_replaced(
     assert workers.heard.calls == ["given up"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pauses", "memory_runs_out")
 @pytest.mark.parametrize("again", few(1, [True, False]))
 def test_a_worker_whose_memory_runs_out_twice_is_not_replaced(
@@ -297,6 +300,7 @@ def test_a_worker_whose_memory_runs_out_twice_is_not_replaced(
         workers.next_one(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("how", ["overwritten", "replaced"])
 def test_a_worker_that_dies_after_its_file_was_changed(
@@ -324,6 +328,7 @@ def test_a_worker_that_dies_after_its_file_was_changed(
     assert ("after its file was overwritten" in caplog.text) == (how == "overwritten")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("memory_runs_out")
 def test_a_worker_that_the_server_kills_did_not_run_out_of_memory(workers: Workers) -> None:
     first = workers.next_one()

@@ -81,6 +81,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 @both
 def test_while_it_loads(loading: EngineClient, number: signal.Signals) -> None:
     """It is loaded once more, because the fault may have been outside the file."""
@@ -103,6 +104,7 @@ def test_stopped_twice_while_it_loads(loading: EngineClient) -> None:
     eventually(lambda: is_gone(second), "the worker is gone")
 
 
+@pytest.mark.slow
 def test_one_that_answers_no_pings_is_not_waited_for(starter_path: Path) -> None:
     """Many may ask what its slots do, and others need the threads in which they would wait."""
     clock = Clock()

@@ -197,6 +197,7 @@ def test_four_choices(run: TokenRun, model: Counting) -> None:
     assert len(prompt) <= sum(model.decoded) <= len(prompt) + 4 * ANSWER
 
 
+@pytest.mark.slow
 def test_sequences_in_the_middle_slots_end_first(run: TokenRun, model: Counting) -> None:
     """If their ends can be cut, the slots between are bridged; their contents stay right."""
     prompts = [prompt_of(model, f"{word} {STORY}") for word in ("One", "Two", "Three", "Four")]
@@ -233,6 +234,7 @@ def test_no_room_makes_the_youngest_wait(model: Counting) -> None:
     assert [run.tokens(id) for id in ids] == expected
 
 
+@pytest.mark.slow
 def test_many_in_turn(run: TokenRun, model: Counting) -> None:
     """More prompts than slots: slots are copied, cut, moved and evicted, also at their end."""
     words = (STORY * 2).split()
@@ -246,6 +248,7 @@ def test_many_in_turn(run: TokenRun, model: Counting) -> None:
     assert sum(run.cached(id) for id in ids) > 100
 
 
+@pytest.mark.slow
 def test_to_the_end_of_the_context(run: TokenRun, model: Counting) -> None:
     """Many windows long: one sequence fills the context, and a second one shares its prefix."""
     prompt = prompt_of(model, STORY)

@@ -208,6 +208,7 @@ def assert_defined(model: Model, request: GenerationRequest) -> None:
             assert not any(string in text for string in request.banned_strings)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(request=requests)
 def test_an_answer_without_the_strings_is_unchanged(
@@ -419,6 +420,7 @@ within = st.builds(
 ).filter(lambda request: request.grammar is None or request.reasoning_budget is None)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(request=within)
 def test_grammars_and_reasoning_are_rewound_too(loaded: Model, request: GenerationRequest) -> None:
@@ -508,6 +510,7 @@ def memory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     model.close()
 
 
+@pytest.mark.slow
 def test_every_kind_of_memory_goes_back(memory: Model) -> None:
     """Recurrent models go back to a checkpoint, or compute the sequence again."""
     prompt = [20 + place % 40 for place in range(130)]

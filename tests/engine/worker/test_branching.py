@@ -410,6 +410,7 @@ def test_a_request_that_leaves_takes_its_helpers_along(fixed: FixedLogits, steps
     check(fixed, asking(6), results(run, after))
 
 
+@pytest.mark.slow
 def test_a_hundred_questions_about_two_thousand_tokens(starter_path: Path) -> None:
     """They cost one prefill and their own tokens."""
     model = Model(Load(str(starter_path), ctx_size=2048, parallel=1, batch_size=512, threads=1))
@@ -516,6 +517,7 @@ work = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(orders=work, room=st.sampled_from([300, 1 << 20]), together=st.booleans())
 def test_questions_and_streams_do_not_disturb_each_other(

@@ -239,6 +239,7 @@ def computed(model: Counting) -> int:
     return total
 
 
+@pytest.mark.slow
 def test_a_second_turn_computes_new_tokens_only(model: Counting) -> None:
     """Also if the answer or the end of the prompt is written in another way."""
     prompt, more = prompt_of(model, 150), prompt_of(model, 9, seed=1)

@@ -161,6 +161,7 @@ def test_as_many_conversations_as_slots_all_at_once(
     assert desk.lost == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("n_talks", few(1, [8, 11]))
 def test_fifty_rounds(n_talks: int, kind: Kind) -> None:

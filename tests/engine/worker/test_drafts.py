@@ -289,6 +289,7 @@ def assert_equal_answers(model: Model, case: Case) -> None:
             assert drafted.deltas[key] == deltas
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     case=cases,

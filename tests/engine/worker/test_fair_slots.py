@@ -300,6 +300,7 @@ class Fair(RuleBasedStateMachine):
 TestFair = Fair.TestCase
 
 
+@pytest.mark.slow
 @given(
     arrivals=st.lists(
         st.tuples(st.sampled_from("abcd"), st.integers(0, 2), st.integers(0, 3)), max_size=40

@@ -405,6 +405,7 @@ def odd_answers(grammars: Grammars, pieces: list[bytes], seeds: range) -> tuple[
     return complete, refused
 
 
+@pytest.mark.slow
 def test_odd_schemas_are_satisfied_or_refused(grammars: Grammars, pieces: list[bytes]) -> None:
     complete, refused = odd_answers(grammars, pieces, range(60))
     assert complete > 120

@@ -136,6 +136,7 @@ def test_answers_are_the_same(loaded: Model, wanted: list[GenerationRequest], se
     assert [told(deltas) for deltas in drafted] == [told(deltas) for deltas in plain]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", ["twin", "other"])
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_with_llama_cpp(loaded: Model, folder: Path, draft: str, temperature: float) -> None:

@@ -87,6 +87,7 @@ def splits(draw: st.DrawFn) -> list[bytes]:
     return [text[a:b] for a, b in pairwise(edges)]
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(splits(), st.integers(0, 6), st.booleans())
 def test_it_is_cut_where_the_definition_says(
@@ -167,6 +168,7 @@ def test_within_a_character(text: str, size: int) -> None:
     assert within_character(data) is not whole
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(splits(), splits(), splits(), st.integers(0, 6), st.booleans())
 def test_it_goes_back_to_where_it_was(

@@ -98,6 +98,7 @@ def test_impossible_sizes_are_refused(sizes: tuple[int, int, int, int]) -> None:
         Scheduler(*sizes)
 
 
+@pytest.mark.slow
 @given(
     lengths=st.lists(st.integers(1, 200), min_size=1, max_size=8),
     step_tokens=st.integers(8, 64),

@@ -36,6 +36,7 @@ def test_a_client_that_leaves_ends_the_answer_there(lasting_pair: Pair) -> None:
     assert request(near.server.url, "GET", "/v1/models").status == 200
 
 
+@pytest.mark.slow
 def test_a_forgotten_peer_gets_no_more_of_its_answer(pair: Pair) -> None:
     with Stream(pair.near.server.url, "/v1/completions", {**ENDLESS, "stream": True}) as stream:
         assert stream.read_some()
@@ -44,6 +45,7 @@ def test_a_forgotten_peer_gets_no_more_of_its_answer(pair: Pair) -> None:
     eventually(lambda: is_idle(pair.far), "the slot is free")
 
 
+@pytest.mark.slow
 def test_another_peer_that_is_forgotten_ends_no_answer(
     pair: Pair, make_machine: Callable[..., Machine]
 ) -> None:
@@ -148,12 +150,14 @@ def test_a_stream_whose_peer_is_gone_ends_with_an_error(
     eventually(lambda: is_idle(lasting_pair.far), "the far machine has stopped")
 
 
+@pytest.mark.slow
 def test_a_stream_whose_peer_is_silent_ends_with_an_error(lasting_pair: Pair, wire: Wire) -> None:
     events = until_the_end(lasting_pair.near, "/v1/completions", ENDLESS, wire.hold_up)
     assert openai(events)["code"] == "peer_lost"
     assert "does not answer any more" in openai(events)["message"]
 
 
+@pytest.mark.slow
 def test_a_whole_answer_whose_peer_is_silent_is_an_error(lasting_pair: Pair, wire: Wire) -> None:
     near, far = lasting_pair
     netloc = urlsplit(near.server.url).netloc
@@ -167,6 +171,7 @@ def test_a_whole_answer_whose_peer_is_silent_is_an_error(lasting_pair: Pair, wir
     connection.close()
 
 
+@pytest.mark.slow
 def test_a_long_wait_is_no_silence(lasting_pair: Pair, wire: Wire) -> None:
     """The peer answers the questions of the watch while it computes a whole answer."""
     near = lasting_pair.near

@@ -160,6 +160,7 @@ def test_a_connection_that_the_peer_has_closed_is_opened_again(
     assert len(peer.requests) == 3
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_holds_up_its_peer(near: Machine, make_peer: MakePeer) -> None:
     held_up = threading.Event()
     sent = 0
@@ -227,6 +228,7 @@ def test_a_peer_that_cannot_be_reached_is_passed_over(near: Machine, make_peer: 
     assert request(near.server.url, "POST", TEXT, BODY).headers["x-offgrid-peer"] == "second"
 
 
+@pytest.mark.slow
 def test_a_peer_that_ends_before_its_answer_is_passed_over(
     near: Machine, make_peer: MakePeer
 ) -> None:

@@ -235,6 +235,7 @@ def test_an_exact_name_of_a_peers_model_is_no_beginning_of_an_own_one(
     assert "x-offgrid-peer" not in ask(near, model=f"{MODEL}-s").headers
 
 
+@pytest.mark.slow
 def test_keys_can_be_made_for_models_of_peers(
     make_machine: Callable[..., Machine], make_far: Callable[..., Machine], tmp_path: Path
 ) -> None:

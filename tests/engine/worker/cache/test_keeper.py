@@ -83,6 +83,7 @@ def cached_all(model: Counting, text: str) -> int:
     return len(model.tokenize((PromptPart(text, True),))) - 1
 
 
+@pytest.mark.slow
 def test_more_conversations_than_slots(
     begin: Callable[..., Run], model: Counting, tmp_path: Path
 ) -> None:
@@ -101,6 +102,7 @@ def test_more_conversations_than_slots(
             assert cached == cached_all(model, STORIES[number])
 
 
+@pytest.mark.slow
 def test_several_at_once(begin: Callable[..., Run], model: Counting) -> None:
     """Requests that arrive together, also for the same conversation, get the right answers."""
     expected = [ask(begin(0, 0), story)[0] for story in STORIES]
@@ -178,6 +180,7 @@ def test_an_idle_worker_writes_memory_too(begin: Callable[..., Run], tmp_path: P
     assert len(saved_files(tmp_path)) == len(STORIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["evict", "stop"])
 def test_what_is_forgotten_is_not_written_again(
     begin: Callable[..., Run], tmp_path: Path, then: str
@@ -204,6 +207,7 @@ def test_what_is_forgotten_is_not_written_again(
     assert len(saved_files(tmp_path)) == later + 3
 
 
+@pytest.mark.slow
 def test_files_altered_at_random(
     begin: Callable[..., Run], model: Counting, tmp_path: Path
 ) -> None:
@@ -301,6 +305,7 @@ def test_kinds_of_memory(architecture: str, fields: dict[str, Any], tmp_path: Pa
         assert answers(-1, [end]) == [(text, 0 if fields else length)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "kept"), [("llama", 200), ("mamba", 197), ("jamba", 197), ("gemma3", 197)]
 )

@@ -305,6 +305,7 @@ assert files.write(prefix_of(9), state_of(9)) is not None
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no such limit")
 def test_a_write_that_fails_halfway(tmp_path: Path) -> None:
     """As on a full disk: nothing is left, it is logged once, and a smaller file is written."""
