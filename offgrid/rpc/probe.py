@@ -57,7 +57,10 @@ def probe(address: str, port: int, seconds: float) -> Probed:
             "client uses it, or it is not a server of llama.cpp's RPC"
         ) from None
     except (ConnectionResetError, BrokenPipeError):
-        raise RpcError("it has ended the connection: it is no server of llama.cpp's RPC") from None
+        raise RpcError(
+            "it has ended the connection: it is no server of llama.cpp's RPC. If 'offgrid "
+            "rpc-worker' runs there, name its peer instead"
+        ) from None
     except OSError as ex:
         raise RpcError(f"it cannot be reached ({ex.strerror or ex})") from None
 

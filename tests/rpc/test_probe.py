@@ -69,6 +69,20 @@ def test_a_server_of_llama_cpp_passes() -> None:
     assert [device.total for device in child.started.devices] == [total]
 
 
+def test_a_port_that_speaks_another_protocol() -> None:
+    with socket.create_server((LOOPBACK, 0)) as listener:
+
+        def end() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(1, socket.MSG_PEEK)  # unread bytes cause a reset
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        with pytest.raises(RpcError, match="name its peer instead"):
+            probe(LOOPBACK, listener.getsockname()[1], 30.0)
+        thread.join()
+
+
 def test_a_server_with_another_version_is_refused_with_both() -> None:
     message = refused(hello(6, 1, 2))
     assert "6.1.2" in message
