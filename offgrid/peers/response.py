@@ -113,7 +113,7 @@ def short(ex: BaseException) -> str:
     """Return an error in a few words."""
     if isinstance(ex, ssl.SSLCertVerificationError):
         return "another machine answers there"
-    if isinstance(ex, ssl.SSLEOFError):
+    if isinstance(ex, (ssl.SSLEOFError, http.client.IncompleteRead)):
         return "it has ended the connection"
     if isinstance(ex, ssl.SSLError):
         return f"TLS: {(ex.reason or str(ex)).lower().replace('_', ' ')}"

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from support import TIMEOUT
+from support import TIMEOUT, eventually
 
 from offgrid.peers.book import Peer
+from offgrid.peers.connection import PeerConnection
 from offgrid.peers.contexts import client_context
 from offgrid.peers.peers import Peers
 from offgrid.server import Server
@@ -57,9 +58,21 @@ class Machine:
     def reach(self, other: Machine, port: int) -> None:
         """Look for another machine at a port of this one, and nowhere else, wherever it asks from;
         kept connections to it end."""
-        self.peers.connections.places = lambda id: ()
-        self.peers.book.remove(other.peers.identity.fingerprint)
+        connections = self.peers.connections
+        connections.places = lambda id: ()
         self.peers.book.add(msgspec.structs.replace(other.as_peer(), port=port))
+
+        old: list[PeerConnection] = []
+
+        def ended() -> bool:
+            with connections._lock:  # what is lent now may be kept later
+                if not connections._lent:
+                    old.extend(connections._idle.pop(other.peers.identity.fingerprint, []))
+                return not connections._lent
+
+        eventually(ended, "no connection to the earlier port is in use")
+        for connection in old:
+            connection.close()
 
     def ask(self, other: Machine, method: str, path: str, body: bytes | None = None) -> Any:
         """Send a request to another machine's peers port; return the response, which was read.

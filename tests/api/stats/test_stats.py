@@ -162,6 +162,8 @@ def test_running_and_waiting_sequences(make_server: Serve, tmp_path: Path) -> No
         metrics = metrics_of(server)
         assert metrics["vllm:num_requests_running"] == metrics["vllm:num_requests_waiting"] == 1
         two.leave()
+        # If the other one left first, this one would begin, and might end before it is cancelled.
+        eventually(lambda: stats_of(server)["places"]["taken"] == 1, "the one that waits has ended")
         one.leave()
     eventually(lambda: stats_of(server)["places"]["taken"] == 0, "both have ended")
     eventually(lambda: model()["finished"]["abort"] == 2, "both were aborted")
