@@ -1,5 +1,5 @@
-"""``offgrid cluster haproxy``: addresses, options and errors. ``test_keys.py`` and
-``test_replicas.py`` run HAProxy."""
+"""``offgrid cluster haproxy``: addresses, options and errors. ``test_keys.py``,
+``test_names.py`` and ``test_replicas.py`` run HAProxy."""
 
 from __future__ import annotations
 
@@ -75,6 +75,8 @@ def test_the_options_are_in_the_configuration(tmp_path: Path) -> None:
         (("a\nserver x",), 2, "is no address"),
         (("10.0.0.1", "10.0.0.1:11611"), 2, "10.0.0.1:11611 is given twice"),
         (("[1234]",), 2, "'[1234]' is no address"),
+        (("10.0.0.1", "--admin-socket", "/a,b"), 2, "takes no path with a comma: /a,b"),
+        (("10.0.0.1", "--dns"), 2, "--dns is for machines with names"),
         (("10.0.0.1", "--bind", "x"), 2, "--bind: 'x' is no address"),
         (("fd00::1",), 2, "is no address; give one like 10.0.0.1:11611 or [fd00::1]:11611"),
         (("10.0.0.1", "--bind", ":70000"), 2, "--bind: ':70000' is no address"),
@@ -89,6 +91,15 @@ def test_what_is_wrong_is_said(arguments: tuple[str, ...], status: int, said: st
     done = run_offgrid("cluster", "haproxy", *arguments)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
+
+
+def test_dns_is_asked_for_names_only() -> None:
+    config = written("ship.local", "10.0.0.2", "--dns")
+    lines = re.findall(r"^    server (\S+) .* resolvers dns ", config, re.MULTILINE)
+    assert lines == ["ship.local:11611"] * 2
+    # A name server that does not answer takes no machine away.
+    assert "\nresolvers dns\n    parse-resolv-conf\n    hold timeout 20d\n" in config
+    assert "resolvers" not in written("ship.local", "10.0.0.2")
 
 
 def test_a_place_on_the_ring_depends_on_the_address_only() -> None:
