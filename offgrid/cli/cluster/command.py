@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from offgrid.cli.talk.remote import Remote
 from offgrid.terminal import shown
 
 _BIND = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.*-]*):\d{1,5}")
+_UNKNOWN = re.compile(r"could not resolve address '([^']*)'")
 _ELSEWHERE = ("/usr/sbin", "/usr/local/sbin")
 """Folders of HAProxy that are not on the PATH of every user."""
 
@@ -69,6 +70,11 @@ _ELSEWHERE = ("/usr/sbin", "/usr/local/sbin")
     help="Unix socket for commands to HAProxy, such as draining a machine.",
 )
 @click.option(
+    "--dns",
+    is_flag=True,
+    help="Let HAProxy ask DNS for the machines' names again and again, to follow their addresses.",
+)
+@click.option(
     "--no-stored-responses",
     "spread",
     is_flag=True,
@@ -91,6 +97,7 @@ def haproxy(
     tls_cert: str,
     machine_ca: str,
     admin_socket: str,
+    dns: bool,
     spread: bool,
     api_port: int | None,
     remote: Callable[[], AbstractContextManager[Remote]],
@@ -104,11 +111,21 @@ def haproxy(
         raise click.UsageError(f"--bind: {bind!r} is no address; give one like :11610")
     if addresses and api_port is not None:
         raise click.UsageError("--api-port is for peers; give the port with each ADDRESS")
+    socket = _path("--admin-socket", admin_socket)
+    if "," in socket:
+        raise click.UsageError(
+            f"--admin-socket: HAProxy takes no path with a comma: {socket}; choose another path"
+        )
     options = Options(
         bind, balance, slots, _path("--tls-cert", tls_cert), _path("--machine-ca", machine_ca),
-        _path("--admin-socket", admin_socket), stores=not spread,
+        socket, stores=not spread, dns=dns,
     )  # fmt: skip
     machines = _machines(addresses, api_port, remote)
+    if dns and not any(machine.is_named for machine in machines):
+        raise click.UsageError(
+            "--dns is for machines with names, and these have addresses only; leave it out, or "
+            "give names"
+        )
     text = configuration(machines, options)
     if check:
         _check(text)
@@ -150,7 +167,7 @@ def _warn(message: str) -> None:
 
 
 def _check(text: str) -> None:
-    """End with status 1 if HAProxy does not accept a configuration."""
+    """End with status 1 if HAProxy does not accept a configuration; print what it warns of."""
     folders = os.pathsep.join((os.environ.get("PATH", ""), *_ELSEWHERE))
     program = shutil.which("haproxy", path=folders)
     if program is None:
@@ -159,8 +176,28 @@ def _check(text: str) -> None:
         file = Path(folder) / "haproxy.cfg"
         file.write_text(text, encoding="utf-8")
         ended = subprocess.run([program, "-c", "-f", str(file)], capture_output=True)
+    lines = ended.stderr.decode(errors="replace").replace(str(file), "line").splitlines()
     if ended.returncode:
-        lines = ended.stderr.decode(errors="replace").splitlines()
-        said = [line.partition(" : ")[2] for line in lines if line.startswith("[ALERT]")]
-        why = said[0].replace(str(file), "line") if said else f"status {ended.returncode}"
+        said = _said(lines, "ALERT")
+        why = said[0] if said else f"status {ended.returncode}"
         fail(f"HAProxy does not accept the configuration: {why}", 1)
+    for warning in _warnings(_said(lines, "WARNING")):
+        _warn(warning)
+
+
+def _said(lines: Iterable[str], level: str) -> list[str]:
+    """Return HAProxy's messages of a level."""
+    return [line.partition(" : ")[2] for line in lines if line.startswith(f"[{level}]")]
+
+
+def _warnings(said: Iterable[str]) -> list[str]:
+    """Return HAProxy's warnings, with one for each name that is not known, which it has twice."""
+    warnings = []
+    for message in said:
+        unknown = _UNKNOWN.search(message)
+        warnings.append(
+            f"HAProxy warns: {message}" if unknown is None
+            else f"the name {unknown[1]} is not known on this machine; a HAProxy that cannot find "
+            "its address when it starts leaves this machine out"
+        )  # fmt: skip
+    return list(dict.fromkeys(warnings))

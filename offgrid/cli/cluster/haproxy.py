@@ -97,6 +97,7 @@ class Options:
         authority: PEM file with the issuer of the machines' certificates; empty if they speak HTTP.
         admin_socket: path of a socket for commands to HAProxy; empty for none.
         stores: whether machines store responses, so that one of them has to get all that are.
+        dns: whether HAProxy asks DNS for the names of machines again and again.
     """
 
     bind: str = ":11610"
@@ -106,6 +107,7 @@ class Options:
     authority: str = ""
     admin_socket: str = ""
     stores: bool = True
+    dns: bool = False
 
 
 def configuration(machines: Sequence[Machine], options: Options) -> str:
@@ -118,6 +120,7 @@ def configuration(machines: Sequence[Machine], options: Options) -> str:
     values = {
         "version": __version__,
         "admin": _admin(options),
+        "resolvers": _resolvers(machines, options),
         "tls": _to_machines(options),
         "bind": _bind(options),
         "scheme": "https" if options.certificate else "http",
@@ -149,6 +152,19 @@ _PATHS = {
 }  # fmt: skip
 
 
+_RESOLVERS = """\
+# Asks the nameservers of /etc/resolv.conf for the names of machines again and again. HAProxy reads
+# neither /etc/hosts nor the search domains: a name that DNS does not know is left out after 30
+# seconds. If DNS does not answer, the last address stays in use.
+resolvers dns
+    parse-resolv-conf
+    hold timeout 20d
+    hold refused 20d
+    hold other 20d
+
+"""
+
+
 def _filled(text: str, values: dict[str, str]) -> str:
     """Replace names by values; a line with only a name becomes as many lines as its value has."""
 
@@ -164,6 +180,12 @@ def _admin(options: Options) -> str:
     if not options.admin_socket:
         return ""
     return f"stats socket {_quoted(options.admin_socket)} mode 660 level admin"
+
+
+def _resolvers(machines: Sequence[Machine], options: Options) -> str:
+    if not options.dns or not any(machine.is_named for machine in machines):
+        return ""
+    return _RESOLVERS
 
 
 def _bind(options: Options) -> str:
@@ -241,7 +263,7 @@ def _servers(machines: Sequence[Machine], options: Options, role: str = "") -> s
 
     Args:
         machines: the machines.
-        options: whether they speak HTTPS.
+        options: whether they speak HTTPS, and whether DNS is asked for their names.
         role: of those after the first.
     """
     lines = []
@@ -249,6 +271,9 @@ def _servers(machines: Sequence[Machine], options: Options, role: str = "") -> s
         words = ["server", machine.name, machine.address, f"id {id}", "weight 100"]
         if number and role:
             words.append(role)
+        if options.dns and machine.is_named:
+            # Machines that listen on 0.0.0.0 have no IPv6.
+            words.append("resolvers dns resolve-prefer ipv4")
         if options.authority and machine.is_named:
             # HAProxy compares names with a certificate, but no addresses.
             words.append(f"sni str({machine.host}) verifyhost {machine.host}")

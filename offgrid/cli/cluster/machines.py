@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -9,10 +10,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from offgrid.cli.cluster.haproxy import Machine
-from offgrid.config import BY_NAME
+from offgrid.config import BY_NAME, is_loopback
 from offgrid.errors import OffgridError
 
 API_PORT = int(BY_NAME["port"].default)
+_PORTS = {"http": 80, "https": 443}
+"""Of URLs without one."""
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+))(?::(\d{1,5}))?")
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.-]+")
 _SECONDS = 1.0
@@ -32,12 +35,21 @@ def parsed(address: str) -> Machine:
     """
     found = _ADDRESS.fullmatch(address)
     port = int(found[3] or API_PORT) if found else 0
-    if found is None or not 1 <= port <= 65535:
+    if found is None or not 1 <= port <= 65535 or (found[1] and not _is_ipv6(found[1])):
         raise NoMachines(
             f"{address!r} is no address; give one like 10.0.0.1:{API_PORT} or [fd00::1]:{API_PORT}"
         )
     host = found[1] or found[2]
     return Machine(f"{host}:{port}", host, port)
+
+
+def _is_ipv6(text: str) -> bool:
+    """Return whether a text is an IPv6 address. HAProxy takes ``[1234]`` for 0.0.4.210."""
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def given(addresses: Iterable[str]) -> list[Machine]:
@@ -60,16 +72,18 @@ def known(
     """Return the running server's machine, and those that are paired with it.
 
     Peers tell the port of their TLS, which clients cannot use. Their API is expected at the port of
-    the running server, and at the first of their addresses where something answers.
+    the running server, and at the first of their addresses where something answers. Addresses with
+    a zone are left out: HAProxy cannot connect to them.
 
     Args:
         peers: the answer of ``GET /v1/peers``.
         url: where the running server was asked.
-        port: the port of the API; None for that of the running server.
+        port: the port of the peers' API; None for that of the running server.
         warn: is called with what a person has to look after.
 
     Raises:
-        NoMachines: the server listens on a Unix socket, or has no peers.
+        NoMachines: the server listens on a Unix socket or has no peers, or no address of a machine
+            can be used.
     """
     where = urlsplit(url)
     if where.hostname is None:
@@ -83,9 +97,10 @@ def known(
             "the running server has no peers; pair machines with 'offgrid peers pair', or give "
             "their addresses"
         )
-    port = port or where.port or API_PORT
-    own = [address for address in peers["self"]["addresses"] if answers(address, port)]
-    machines = [_named(peers["self"], (own or [where.hostname])[0], port)]
+    own_port = where.port or _PORTS.get(where.scheme, API_PORT)
+    host = _own_address(peers["self"]["addresses"], where.hostname, own_port, warn)
+    machines = [_named(peers["self"], host, own_port)]
+    port = port or own_port
     for peer in paired:
         machines.append(_named(peer, _address_of(peer, port, warn), port))
     _warn_of_models(paired, warn)
@@ -101,15 +116,42 @@ def answers(host: str, port: int) -> bool:
         return False
 
 
+def _usable(addresses: Iterable[str]) -> list[str]:
+    """Return the addresses without a zone, such as ``fe80::1%eth0`` has."""
+    return [address for address in addresses if "%" not in address]
+
+
+def _own_address(
+    addresses: Iterable[str], asked: str, port: int, warn: Callable[[str], None]
+) -> str:
+    """Return the address of the running server: one that other machines reach, or else the one
+    where it was asked."""
+    for address in _usable(addresses):
+        if answers(address, port):
+            return address
+    if not _usable([asked]):
+        raise NoMachines(
+            f"HAProxy cannot use the running server's address {asked}, because it has a zone; give "
+            "the addresses of the machines"
+        )
+    if is_loopback(asked):
+        warn(
+            f"the running server answers only at {asked}, port {port}, so the configuration is "
+            "only for HAProxy on this machine: for another one, run 'offgrid serve' with --host "
+            "0.0.0.0, and with keys or --insecure"
+        )
+    return asked
+
+
 def _address_of(peer: dict[str, Any], port: int, warn: Callable[[str], None]) -> str:
-    addresses: list[str] = peer["addresses"]
+    addresses = _usable(peer["addresses"])
     for address in addresses:
         if answers(address, port):
             return address
     if not addresses:
         raise NoMachines(
-            f"the address of the peer {peer['name']} is not known; give the addresses of the "
-            "machines"
+            f"no address of the peer {peer['name']} is known that HAProxy can use; give the "
+            "addresses of the machines"
         )
     warn(
         f"no API answers at {', '.join(addresses)}, port {port}, of the peer {peer['name']}: run "

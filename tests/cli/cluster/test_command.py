@@ -1,5 +1,5 @@
-"""``offgrid cluster haproxy``: addresses, options and errors. ``test_keys.py`` and
-``test_replicas.py`` run HAProxy."""
+"""``offgrid cluster haproxy``: addresses, options and errors. ``test_keys.py``,
+``test_names.py`` and ``test_replicas.py`` run HAProxy."""
 
 from __future__ import annotations
 
@@ -74,6 +74,9 @@ def test_the_options_are_in_the_configuration(tmp_path: Path) -> None:
         (("10.0.0.1:70000",), 2, "is no address"),
         (("a\nserver x",), 2, "is no address"),
         (("10.0.0.1", "10.0.0.1:11611"), 2, "10.0.0.1:11611 is given twice"),
+        (("[1234]",), 2, "'[1234]' is no address"),
+        (("10.0.0.1", "--admin-socket", "/a,b"), 2, "takes no path with a comma: /a,b"),
+        (("10.0.0.1", "--dns"), 2, "--dns is for machines with names"),
         (("10.0.0.1", "--bind", "x"), 2, "--bind: 'x' is no address"),
         (("fd00::1",), 2, "is no address; give one like 10.0.0.1:11611 or [fd00::1]:11611"),
         (("10.0.0.1", "--bind", ":70000"), 2, "--bind: ':70000' is no address"),
@@ -88,6 +91,15 @@ def test_what_is_wrong_is_said(arguments: tuple[str, ...], status: int, said: st
     done = run_offgrid("cluster", "haproxy", *arguments)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
+
+
+def test_dns_is_asked_for_names_only() -> None:
+    config = written("ship.local", "10.0.0.2", "--dns")
+    lines = re.findall(r"^    server (\S+) .* resolvers dns ", config, re.MULTILINE)
+    assert lines == ["ship.local:11611"] * 2
+    # A name server that does not answer takes no machine away.
+    assert "\nresolvers dns\n    parse-resolv-conf\n    hold timeout 20d\n" in config
+    assert "resolvers" not in written("ship.local", "10.0.0.2")
 
 
 def test_a_place_on_the_ring_depends_on_the_address_only() -> None:
@@ -179,15 +191,56 @@ def test_the_peers_of_the_running_server() -> None:
     warnings: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as api:
         port = api.getsockname()[1]
-        machines = known(
-            answer(PEER, {**PEER, "paired": False}), f"http://127.0.0.1:{port}", None,
-            warnings.append,
-        )  # fmt: skip
+        told = answer(PEER, {**PEER, "paired": False})
+        told["self"]["addresses"] = ["fe80::1%lo", "127.0.0.1"]
+        machines = known(told, f"http://localhost:{port}", None, warnings.append)
     assert machines == [
         Machine("home", "127.0.0.1", port),
         Machine("Ship-s-box", "127.0.0.1", port),
     ]
     assert warnings == []
+
+
+def test_the_peers_have_another_port() -> None:
+    """Which is not that of the running server."""
+    warnings: list[str] = []
+    with (
+        socket.create_server(("127.0.0.1", 0)) as own,
+        socket.create_server(("127.0.0.1", 0)) as api,
+    ):
+        port, peers_port = own.getsockname()[1], api.getsockname()[1]
+        told = answer(PEER)
+        told["self"]["addresses"] = ["127.0.0.1"]
+        machines = known(told, f"http://127.0.0.1:{port}", peers_port, warnings.append)
+    assert [machine.port for machine in machines] == [port, peers_port]
+    assert warnings == []
+    url = "https://ship.example"
+    assert [machine.port for machine in known(answer(PEER), url, peers_port, warnings.append)] == [
+        443, peers_port,
+    ]  # fmt: skip
+
+
+def test_a_server_that_answers_on_loopback_only() -> None:
+    warnings: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as api:
+        port = api.getsockname()[1]
+        machines = known(answer(PEER), f"http://localhost:{port}", None, warnings.append)
+    assert [machine.host for machine in machines] == ["localhost", "127.0.0.1"]
+    assert len(warnings) == 1
+    assert f"the running server answers only at localhost, port {port}, so" in warnings[0]
+    assert "run 'offgrid serve' with --host 0.0.0.0" in warnings[0]
+
+
+def test_addresses_with_a_zone_are_left_out() -> None:
+    """Also if nothing answers at the others."""
+    warnings: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    peer = {**PEER, "addresses": ["fe80::1%lo", "127.0.0.1", "fe80::2%lo"]}
+    machines = known(answer(peer), f"http://home.example:{port}", None, warnings.append)
+    assert [machine.host for machine in machines] == ["home.example", "127.0.0.1"]
+    assert len(warnings) == 1
+    assert f"no API answers at 127.0.0.1, port {port}, of the peer" in warnings[0]
 
 
 def test_peers_whose_api_does_not_answer() -> None:
@@ -200,6 +253,7 @@ def test_peers_whose_api_does_not_answer() -> None:
     # Two have the same name, so their addresses are their names.
     assert "home" not in [machine.name for machine in machines]
     assert sum("run 'offgrid serve' there with --host 0.0.0.0" in one for one in warnings) == 3
+    assert sum("the running server answers only at 127.0.0.1" in one for one in warnings) == 1
     assert [one for one in warnings if "models" in one] == [
         "the peer home has not all models of the others: two"
     ]
@@ -210,7 +264,9 @@ def test_peers_whose_api_does_not_answer() -> None:
     [
         (answer(), "http://127.0.0.1:1", "has no peers"),
         (answer(PEER), "unix:/run/offgrid.sock", "has no TCP port"),
-        (answer({**PEER, "addresses": []}), "http://127.0.0.1:1", "is not known"),
+        (answer({**PEER, "addresses": []}), "http://127.0.0.1:1", "no address of the peer"),
+        (answer({**PEER, "addresses": ["fe80::1%lo"]}), "http://127.0.0.1:1", "HAProxy can use"),
+        (answer(PEER), "http://[fe80::1%25lo]:1", "because it has a zone"),
     ],
 )
 def test_peers_that_cannot_be_used(peers: dict[str, Any], url: str, said: str) -> None:
