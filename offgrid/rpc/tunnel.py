@@ -154,12 +154,13 @@ class Tunnel:
         missing answer."""
         assert self._pulse is not None
         missed, owed, state = 0, False, ""
+        begun = bytearray()  # an answer of which only a part has come in its second
         while not self._closed.wait(0 if owed else BEAT):
             try:
                 if not owed:
                     send_line(self._pulse, "")
                 owed = True
-                state = read_line(self._pulse, BEAT)
+                state = read_line(self._pulse, BEAT, begun)
                 owed = False
             except TimeoutError:
                 state = ""
