@@ -9,17 +9,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import msgspec
 
 from offgrid import __version__
+from offgrid.cli.lendable import Lendable
 from offgrid.cli.options import fail
 from offgrid.cli.serving import configure_logging
 from offgrid.config import Settings
-from offgrid.engine.memory import free_memory, written
+from offgrid.engine.memory import written
 from offgrid.errors import ConfigError, OffgridError
 from offgrid.listening import listen
 from offgrid.peers.book import FILE, Book
@@ -65,6 +66,7 @@ def lend_memory(settings: Settings) -> None:
         Hashes.beside(settings.responses_file),
         lambda folder: _start(settings, str(folder), fills=True),
     )
+    lendable = Lendable(started.devices, lambda working: _try_out(settings, working).devices)
     lender = Lender(
         listener,
         Terms(
@@ -72,34 +74,49 @@ def lend_memory(settings: Settings) -> None:
             name_of=name_of,
             tensors=cache.session,
             start=lambda folder: _start(settings, folder),
-            free=free_memory,
+            devices=lendable.devices,
+            free=lendable.of,
             started=started,
         ),
     )
     port = int(listener.getsockname()[1])
-    _print_banner(settings, book, started, port)
-    with _status_file(settings.peers_dir, started, port), _reading(book, settings.peers_dir):
+    _print_banner(settings, book, started, lendable, port)
+    with (
+        _status_file(settings.peers_dir, started, lendable, port),
+        _reading(book, settings.peers_dir),
+    ):
         _run_until_signal(lender)
 
 
-def _try_out(settings: Settings) -> Started:
+def _try_out(settings: Settings, working: Callable[[], None] = lambda: None) -> Started:
     """Start a process as for a session, and end it; return what it has said.
+
+    Args:
+        settings: the settings.
+        working: called now and then until it has said something.
 
     Raises:
         RpcError: it cannot serve.
     """
-    child = _start(settings)
+    child = _start(settings, working=working)
     child.end()
     return child.started
 
 
-def _start(settings: Settings, folder: str = "", *, fills: bool = False) -> Child:
+def _start(
+    settings: Settings,
+    folder: str = "",
+    *,
+    fills: bool = False,
+    working: Callable[[], None] = lambda: None,
+) -> Child:
     """Start a process that computes.
 
     Args:
         settings: the settings.
         folder: from which it reads large tensors; empty for none.
         fills: whether it may write there.
+        working: called now and then until it serves.
 
     Raises:
         RpcError: it cannot serve.
@@ -110,14 +127,16 @@ def _start(settings: Settings, folder: str = "", *, fills: bool = False) -> Chil
         "cache_dir": folder,
         "fills": fills,
     }
-    return Child(program_of(os.getpid(), json.dumps(job)), log.debug)
+    return Child(program_of(os.getpid(), json.dumps(job)), log.debug, working)
 
 
-def _print_banner(settings: Settings, book: Book, started: Started, port: int) -> None:
+def _print_banner(
+    settings: Settings, book: Book, started: Started, lendable: Lendable, port: int
+) -> None:
     names = ", ".join(peer.name for peer in book.all()) or "none yet: run offgrid peers pair"
     click.echo(f"OffGrid RPC worker {__version__} at {settings.rpc_host}:{port}")
     devices = "1 device" if len(started.devices) == 1 else f"{len(started.devices)} devices"
-    click.echo(f"  lends    {written(free_memory())} of memory, {devices}")
+    click.echo(f"  lends    {written(lendable.free)} of memory, {devices}")
     click.echo(f"  build    {started.build}")
     click.echo(f"  peers    {names}")
     click.echo("  stop     Ctrl-C")
@@ -157,7 +176,7 @@ def _reading(book: Book, folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _status_file(folder: Path, started: Started, port: int) -> Iterator[None]:
+def _status_file(folder: Path, started: Started, lendable: Lendable, port: int) -> Iterator[None]:
     """Keep a file that tells the server of this machine what is lent."""
     path, ended = folder / STATUS_FILE, threading.Event()
 
@@ -165,7 +184,7 @@ def _status_file(folder: Path, started: Started, port: int) -> Iterator[None]:
         while True:
             data = {
                 "pid": os.getpid(), "port": port, "version": __version__, "build": started.build,
-                "memory_free": free_memory(), "time": int(time.time()),
+                "memory_free": lendable.free, "time": int(time.time()),
             }  # fmt: skip
             with contextlib.suppress(OSError):  # it only informs
                 write_private(path, msgspec.json.encode(data))

@@ -13,13 +13,21 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from offgrid.errors import RpcError
 from offgrid.rpc.child import Child, Started
-from offgrid.rpc.messages import Ask, Offer, end_connection, other_build, read_ask, send_line
+from offgrid.rpc.messages import (
+    Ask,
+    Device,
+    Offer,
+    end_connection,
+    other_build,
+    read_ask,
+    send_line,
+)
 from offgrid.rpc.session import Session, refuse
 
 log = logging.getLogger(__name__)
@@ -42,7 +50,9 @@ class Terms:
         tensors: prepares a folder of tensors for a session, from which its process reads: see
             ``TensorCache.session``.
         start: starts a process for a session with this folder; raises RpcError.
-        free: returns the bytes of memory that can be lent.
+        devices: returns the devices that are lent as they are now, and calls a function now and
+            then meanwhile; raises RpcError.
+        free: returns how many bytes of these devices can be lent.
         started: what a process has said of itself, to compare builds without starting one.
     """
 
@@ -50,7 +60,8 @@ class Terms:
     name_of: Callable[[str], str | None]
     tensors: Callable[[str, int, int, Callable[[], None]], contextlib.AbstractContextManager[str]]
     start: Callable[[str], Child]
-    free: Callable[[], int]
+    devices: Callable[[Callable[[], None]], tuple[Device, ...]]
+    free: Callable[[Sequence[Device]], int]
     started: Started
 
 
@@ -130,25 +141,32 @@ class Lender:
             refuse(connection, str(ex), self._terms.started.build)
 
     def _answer(self, connection: ssl.SSLSocket, ask: Ask, name: str, borrower: str) -> None:
+        build = self._terms.started.build
+        working = partial(send_line, connection, Offer(build, wait=True))
         if ask.ask == "status":
-            started = self._terms.started
-            offer = Offer(started.build, self._terms.free(), started.devices)
-            send_line(connection, offer)
+            devices = self._terms.devices(working)
+            send_line(connection, Offer(build, self._terms.free(devices), devices))
         elif ask.ask == "lend":
-            self._lend(connection, ask, name, borrower)
+            self._lend(connection, ask, name, borrower, working)
         elif ask.ask == "data":
             self._find(ask.session, borrower).serve_data(connection)
         else:
             raise RpcError("this version of OffGrid does not know the question")
 
-    def _lend(self, connection: ssl.SSLSocket, ask: Ask, name: str, borrower: str) -> None:
+    def _lend(
+        self,
+        connection: ssl.SSLSocket,
+        ask: Ask,
+        name: str,
+        borrower: str,
+        working: Callable[[], None],
+    ) -> None:
         build = self._terms.started.build
         if ask.build != build:
             raise RpcError(f"it {other_build(build, ask.build)}")
         with self._lock:
             if len(self._sessions) >= MAX_SESSIONS:
                 raise RpcError(f"it lends memory for {MAX_SESSIONS} models already")
-        working = partial(send_line, connection, Offer(build, wait=True))
         with self._terms.tensors(ask.model, ask.layers, ask.after, working) as folder:
             self._run_session(connection, self._terms.start(folder), name, borrower)
 
@@ -162,7 +180,7 @@ class Lender:
             self._sessions[session.id] = session
         log.info("%s borrows memory for a model", name)
         try:
-            session.run(self._terms.free())
+            session.run(self._terms.free(child.started.devices))
         finally:
             with self._lock, contextlib.suppress(KeyError):
                 del self._sessions[session.id]

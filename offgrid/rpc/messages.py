@@ -25,11 +25,13 @@ the session has ended."""
 
 
 class Device(msgspec.Struct, frozen=True, array_like=True):
-    """A device that is lent, and the bytes of its memory."""
+    """A device that is lent, and the bytes of its memory. ``own``: that is a graphics card's, not
+    the main memory of the machine."""
 
     name: str
     free: int
     total: int
+    own: bool = False
 
 
 class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
