@@ -23,7 +23,7 @@ from offgrid.config import Settings
 from offgrid.engine.memory import written
 from offgrid.errors import ConfigError, OffgridError
 from offgrid.listening import listen
-from offgrid.peers.book import FILE, Book
+from offgrid.peers.book import Book
 from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.identity import load_identity, write_private
 from offgrid.peers.rpc import STATUS_FILE
@@ -83,9 +83,11 @@ def lend_memory(settings: Settings) -> None:
     _print_banner(settings, book, started, lendable, port)
     with (
         _status_file(settings.peers_dir, started, lendable, port),
-        _reading(book, settings.peers_dir),
+        _reading(book),
     ):
-        _run_until_signal(lender)
+        was_told = _run_until_signal(lender)
+    if not was_told:
+        fail("this machine lends no memory any more: the log says why", 1)
 
 
 def _try_out(settings: Settings, working: Callable[[], None] = lambda: None) -> Started:
@@ -142,31 +144,43 @@ def _print_banner(
     click.echo("  stop     Ctrl-C")
 
 
-def _run_until_signal(lender: Lender) -> None:
-    """Serve on another thread, so that signals are handled at once."""
-    ended = threading.Event()
+def _run_until_signal(lender: Lender) -> bool:
+    """Serve on another thread, so that signals are handled at once; return whether one has ended
+    it, and not an error."""
+    ended, failed = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        try:
+            lender.run()
+        except Exception:
+            log.exception("the RPC worker cannot go on")
+            failed.set()
+            ended.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    thread = threading.Thread(target=lender.run, name="rpc-lender", daemon=True)
-    thread.start()
-    while not ended.wait(_EVERY) and thread.is_alive():
+    threading.Thread(target=serve, name="rpc-lender", daemon=True).start()
+    while not ended.wait(_EVERY):
         pass
     lender.close()
+    return not failed.is_set()
 
 
 @contextlib.contextmanager
-def _reading(book: Book, folder: Path) -> Iterator[None]:
+def _reading(book: Book) -> Iterator[None]:
     """Read the book again when the server of this machine has paired or forgotten a peer."""
     ended = threading.Event()
 
     def look() -> None:
-        stamp = _stamp(folder / FILE)
+        told = ""
         while not ended.wait(_EVERY):
-            now = _stamp(folder / FILE)
-            if now != stamp:
-                stamp = now
-                with contextlib.suppress(ConfigError):  # the peers stay as they were
-                    book.reload()
+            try:
+                book.reload_if_changed()
+                told = ""
+            except (ConfigError, OSError) as ex:
+                if str(ex) != told:
+                    told = str(ex)
+                    log.warning("a change of the peers is not in force yet: %s", told)
 
     threading.Thread(target=look, name="rpc-book", daemon=True).start()
     try:
@@ -199,11 +213,3 @@ def _status_file(folder: Path, started: Started, lendable: Lendable, port: int) 
         ended.set()
         thread.join()
         path.unlink(missing_ok=True)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
