@@ -36,7 +36,7 @@ MAX_SESSIONS = 16
 _MAX_CONNECTIONS = 64
 """Connections at once, most of which may not have said anything yet."""
 _HANDSHAKE_SECONDS = 10.0
-_BACKLOG = 32
+_PAUSE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Lender:
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
-        self._closed = False
+        self._closed = threading.Event()
 
     @property
     def sessions(self) -> int:
@@ -89,23 +89,31 @@ class Lender:
 
     def run(self) -> None:
         """Accept connections until :meth:`close`."""
-        while not self._closed:
+        while not self._closed.is_set():
             try:
                 plain, _ = self._listener.accept()
             except OSError as ex:
-                if not self._closed:
+                if not self._closed.is_set():
                     log.warning("cannot accept a connection: %s", ex)
+                    # Without a free descriptor, the next attempt would fail at once.
+                    self._closed.wait(_PAUSE)
                 continue
             if not self._places.acquire(blocking=False):
                 plain.close()
                 continue
-            threading.Thread(
+            thread = threading.Thread(
                 target=self._serve, args=(plain,), name="rpc-borrower", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError as ex:  # the system has none left
+                log.warning("cannot serve a connection: %s", ex)
+                plain.close()
+                self._places.release()
 
     def close(self) -> None:
         """Accept no more connections, and end all sessions."""
-        self._closed = True
+        self._closed.set()
         end_connection(self._listener)
         self._listener.close()
         with self._lock:
