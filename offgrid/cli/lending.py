@@ -9,20 +9,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import msgspec
 
 from offgrid import __version__
+from offgrid.cli.lendable import Lendable
 from offgrid.cli.options import fail
 from offgrid.cli.serving import configure_logging
 from offgrid.config import Settings
-from offgrid.engine.memory import free_memory, written
+from offgrid.engine.memory import written
 from offgrid.errors import ConfigError, OffgridError
 from offgrid.listening import listen
-from offgrid.peers.book import FILE, Book
+from offgrid.peers.book import Book
 from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.identity import load_identity, write_private
 from offgrid.peers.rpc import STATUS_FILE
@@ -65,6 +66,7 @@ def lend_memory(settings: Settings) -> None:
         Hashes.beside(settings.responses_file),
         lambda folder: _start(settings, str(folder), fills=True),
     )
+    lendable = Lendable(started.devices, lambda working: _try_out(settings, working).devices)
     lender = Lender(
         listener,
         Terms(
@@ -72,34 +74,51 @@ def lend_memory(settings: Settings) -> None:
             name_of=name_of,
             tensors=cache.session,
             start=lambda folder: _start(settings, folder),
-            free=free_memory,
+            devices=lendable.devices,
+            free=lendable.of,
             started=started,
         ),
     )
     port = int(listener.getsockname()[1])
-    _print_banner(settings, book, started, port)
-    with _status_file(settings.peers_dir, started, port), _reading(book, settings.peers_dir):
-        _run_until_signal(lender)
+    _print_banner(settings, book, started, lendable, port)
+    with (
+        _status_file(settings.peers_dir, started, lendable, port),
+        _reading(book),
+    ):
+        was_told = _run_until_signal(lender)
+    if not was_told:
+        fail("this machine lends no memory any more: the log says why", 1)
 
 
-def _try_out(settings: Settings) -> Started:
+def _try_out(settings: Settings, working: Callable[[], None] = lambda: None) -> Started:
     """Start a process as for a session, and end it; return what it has said.
+
+    Args:
+        settings: the settings.
+        working: called now and then until it has said something.
 
     Raises:
         RpcError: it cannot serve.
     """
-    child = _start(settings)
+    child = _start(settings, working=working)
     child.end()
     return child.started
 
 
-def _start(settings: Settings, folder: str = "", *, fills: bool = False) -> Child:
+def _start(
+    settings: Settings,
+    folder: str = "",
+    *,
+    fills: bool = False,
+    working: Callable[[], None] = lambda: None,
+) -> Child:
     """Start a process that computes.
 
     Args:
         settings: the settings.
         folder: from which it reads large tensors; empty for none.
         fills: whether it may write there.
+        working: called now and then until it serves.
 
     Raises:
         RpcError: it cannot serve.
@@ -110,44 +129,58 @@ def _start(settings: Settings, folder: str = "", *, fills: bool = False) -> Chil
         "cache_dir": folder,
         "fills": fills,
     }
-    return Child(program_of(os.getpid(), json.dumps(job)), log.debug)
+    return Child(program_of(os.getpid(), json.dumps(job)), log.debug, working)
 
 
-def _print_banner(settings: Settings, book: Book, started: Started, port: int) -> None:
+def _print_banner(
+    settings: Settings, book: Book, started: Started, lendable: Lendable, port: int
+) -> None:
     names = ", ".join(peer.name for peer in book.all()) or "none yet: run offgrid peers pair"
     click.echo(f"OffGrid RPC worker {__version__} at {settings.rpc_host}:{port}")
     devices = "1 device" if len(started.devices) == 1 else f"{len(started.devices)} devices"
-    click.echo(f"  lends    {written(free_memory())} of memory, {devices}")
+    click.echo(f"  lends    {written(lendable.free)} of memory, {devices}")
     click.echo(f"  build    {started.build}")
     click.echo(f"  peers    {names}")
     click.echo("  stop     Ctrl-C")
 
 
-def _run_until_signal(lender: Lender) -> None:
-    """Serve on another thread, so that signals are handled at once."""
-    ended = threading.Event()
+def _run_until_signal(lender: Lender) -> bool:
+    """Serve on another thread, so that signals are handled at once; return whether one has ended
+    it, and not an error."""
+    ended, failed = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        try:
+            lender.run()
+        except Exception:
+            log.exception("the RPC worker cannot go on")
+            failed.set()
+            ended.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    thread = threading.Thread(target=lender.run, name="rpc-lender", daemon=True)
-    thread.start()
-    while not ended.wait(_EVERY) and thread.is_alive():
+    threading.Thread(target=serve, name="rpc-lender", daemon=True).start()
+    while not ended.wait(_EVERY):
         pass
     lender.close()
+    return not failed.is_set()
 
 
 @contextlib.contextmanager
-def _reading(book: Book, folder: Path) -> Iterator[None]:
+def _reading(book: Book) -> Iterator[None]:
     """Read the book again when the server of this machine has paired or forgotten a peer."""
     ended = threading.Event()
 
     def look() -> None:
-        stamp = _stamp(folder / FILE)
+        told = ""
         while not ended.wait(_EVERY):
-            now = _stamp(folder / FILE)
-            if now != stamp:
-                stamp = now
-                with contextlib.suppress(ConfigError):  # the peers stay as they were
-                    book.reload()
+            try:
+                book.reload_if_changed()
+                told = ""
+            except (ConfigError, OSError) as ex:
+                if str(ex) != told:
+                    told = str(ex)
+                    log.warning("a change of the peers is not in force yet: %s", told)
 
     threading.Thread(target=look, name="rpc-book", daemon=True).start()
     try:
@@ -157,7 +190,7 @@ def _reading(book: Book, folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _status_file(folder: Path, started: Started, port: int) -> Iterator[None]:
+def _status_file(folder: Path, started: Started, lendable: Lendable, port: int) -> Iterator[None]:
     """Keep a file that tells the server of this machine what is lent."""
     path, ended = folder / STATUS_FILE, threading.Event()
 
@@ -165,7 +198,7 @@ def _status_file(folder: Path, started: Started, port: int) -> Iterator[None]:
         while True:
             data = {
                 "pid": os.getpid(), "port": port, "version": __version__, "build": started.build,
-                "memory_free": free_memory(), "time": int(time.time()),
+                "memory_free": lendable.free, "time": int(time.time()),
             }  # fmt: skip
             with contextlib.suppress(OSError):  # it only informs
                 write_private(path, msgspec.json.encode(data))
@@ -180,11 +213,3 @@ def _status_file(folder: Path, started: Started, port: int) -> Iterator[None]:
         ended.set()
         thread.join()
         path.unlink(missing_ok=True)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino

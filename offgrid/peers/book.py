@@ -7,6 +7,7 @@ are trusted; what a network tells changes nothing but the addresses at which a p
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,10 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+_Version = tuple[int, int] | None
+"""What tells a version of the file from others; None if there is no file."""
+
+
 class _File(msgspec.Struct):
     peers: list[Peer]
     version: int = 1
@@ -99,6 +104,10 @@ class Book:
         self._lock = threading.Lock()
         self._changed: list[Callable[[], None]] = []
         self._peers: dict[str, Peer] = {}
+        self._read: _Version = None
+        """The version of the file that the peers come from."""
+        self._untold = False
+        """Whether the listeners have not heard of the latest change."""
         self.reload()
 
     def reload(self) -> None:
@@ -108,19 +117,39 @@ class Book:
             ConfigError: it cannot be read; the peers stay as they were.
         """
         try:
-            read = msgspec.json.decode(self._path.read_bytes(), type=_File).peers
+            with self._path.open("rb") as file:
+                version = _version(os.fstat(file.fileno()))
+                read = msgspec.json.decode(file.read(), type=_File).peers
             found = {peer.fingerprint: peer for peer in read}
         except FileNotFoundError:
-            found = {}
+            found, version = {}, None
         except (OSError, msgspec.MsgspecError, ValueError) as ex:
             raise ConfigError(
                 f"{self._path} cannot be read ({ex}). Restore it from a backup; or delete it, and "
                 "pair this machine with its peers again."
             ) from None
         with self._lock:
-            changed, self._peers = found != self._peers, found
-        if changed:
+            self._untold = self._untold or found != self._peers
+            self._peers = found
+        if self._untold:
             self._tell()
+            self._untold = False
+        self._read = version
+
+    def reload_if_changed(self) -> None:
+        """Read the file again if another process has changed it since it was read. After an error,
+        the next call tries it again.
+
+        Raises:
+            ConfigError: it cannot be read; the peers stay as they were.
+            OSError: a listener has failed.
+        """
+        try:
+            now = _version(self._path.stat())
+        except OSError:
+            now = None
+        if now != self._read:
+            self.reload()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call a function after each change, on the thread that made it."""
@@ -225,3 +254,7 @@ class Book:
     def _tell(self) -> None:
         for listener in self._changed:
             listener()
+
+
+def _version(status: os.stat_result) -> _Version:
+    return status.st_mtime_ns, status.st_ino

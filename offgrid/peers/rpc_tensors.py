@@ -6,7 +6,8 @@ receiving them: on a network with 1 Gbit/s, 8 GB take more than a minute.
 
 ggml trusts the files of that folder and also writes into it, without a check and not atomically.
 Therefore each session gets a folder of links that ggml cannot write to, and the files to which they
-lead are written here, compared with the model, and only then given their names.
+lead are written here, compared with the model, and only then given their names. A file with a name
+is whole even after a power cut: its bytes are on the disk before it gets the name.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from pathlib import Path
 import msgspec
 
 from offgrid.errors import RpcError
+from offgrid.peers.identity import write_private
 from offgrid.rpc.child import Child
 from offgrid.rpc.seed import LEAST, MOST, Seeder
+from offgrid.store.disk import hold
 from offgrid.store.gguf_header import BadHeader, Header, Tensor, read_header
 from offgrid.store.hashes import Hashes
 
@@ -36,10 +39,13 @@ _NAME = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _SHARE = 4
 """Without a setting, the cache takes at most one part in four of the disk that is free."""
 _MIB = 1 << 20
+_SIGN_OF_LIFE = 5.0
+"""Seconds between two messages to a borrower that waits until another one's tensors are there."""
 
 
 class TensorCache:
-    """The folder of tensors. Thread-safe.
+    """The folder of tensors. Thread-safe. Only one process uses it: another one would delete the
+    folders of its sessions.
 
     Args:
         folder: it is created when it is first needed.
@@ -58,8 +64,11 @@ class TensorCache:
         self._lock = threading.Lock()
         self._in_use: dict[str, set[str]] = {}
         """Folder of a session -> names of the tensors that it links to."""
-        for left in (*folder.glob("session-*"), *folder.glob("filling-*")):
-            _remove(left)
+        self._held: int | None = None
+        """A descriptor: this process has the folder for itself."""
+        if limit and folder.is_dir():
+            with contextlib.suppress(OSError, RpcError):  # a session will tell
+                self._take()
 
     @contextlib.contextmanager
     def session(
@@ -96,8 +105,9 @@ class TensorCache:
         wanted = [*_wanted(header, layers, after)]
         if not wanted:
             return None
-        with self._lock:
+        with self._alone(working):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._take()
             names = self._fill(path, sha256, header, wanted, working)
             made = Path(tempfile.mkdtemp(prefix="session-", dir=self._folder))
             for name in names:
@@ -107,7 +117,35 @@ class TensorCache:
             self._in_use[made.name] = names
         return made
 
+    @contextlib.contextmanager
+    def _alone(self, working: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock. Another session may fill the cache for minutes before that."""
+        while not self._lock.acquire(timeout=_SIGN_OF_LIFE):
+            working()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     # --- with the lock held -------------------------------------------------------------------
+
+    def _take(self) -> None:
+        """Take the folder for this process, and delete what an earlier one has left.
+
+        Raises:
+            RpcError: another process has it.
+            OSError: it cannot be used.
+        """
+        if self._held is not None:
+            return
+        self._held = hold(self._folder)
+        if self._held is None:
+            raise RpcError(
+                f"another RPC worker uses {self._folder}; let cache_dir lie in another folder "
+                "for this one"
+            )
+        for left in (*self._folder.glob("session-*"), *self._folder.glob("filling-*")):
+            _remove(left)
 
     def _fill(
         self,
@@ -120,13 +158,22 @@ class TensorCache:
         """Write the tensors that are missing; return the names of all that are there."""
         index = self._folder / f"{sha256}.json"
         known = self._known(index)
-        here = {tensor.name: known[tensor.name] for tensor in wanted if tensor.name in known}
+        here = {
+            tensor.name: known[tensor.name]
+            for tensor in wanted
+            if tensor.name in known and self._is_whole(known[tensor.name], tensor.size)
+        }
         missing = [tensor for tensor in wanted if tensor.name not in here]
         missing = self._make_room(missing, set(here.values()))
         if missing:
             log.info("reading %d tensors of %s", len(missing), path.name)
-            here |= self._write(path, header, missing, working)
-            index.write_bytes(msgspec.json.encode({**known, **here}))
+            written: dict[str, str] = {}
+            try:
+                self._write(path, header, missing, working, written)
+            finally:
+                # The next session goes on where this one was given up.
+                here |= written
+                write_private(index, msgspec.json.encode({**known, **here}))
         return set(here.values())
 
     def _known(self, index: Path) -> dict[str, str]:
@@ -140,6 +187,16 @@ class TensorCache:
             for tensor, name in read.items()
             if _NAME.fullmatch(name) and (self._folder / name).is_file()
         }
+
+    def _is_whole(self, name: str, size: int) -> bool:
+        """Return whether a file has so many bytes; delete it if it has not, since ggml would not
+        notice: it would compute with what its memory happens to hold."""
+        file = self._folder / name
+        if file.stat().st_size == size:
+            return True
+        log.warning("%s was damaged, and is written anew", file)
+        file.unlink()
+        return False
 
     def _make_room(self, missing: list[Tensor], kept: set[str]) -> list[Tensor]:
         """Delete the files that were used longest ago; return the tensors for which there is
@@ -163,9 +220,14 @@ class TensorCache:
         return fitting
 
     def _write(
-        self, path: Path, header: Header, missing: list[Tensor], working: Callable[[], None]
-    ) -> dict[str, str]:
-        written: dict[str, str] = {}
+        self,
+        path: Path,
+        header: Header,
+        missing: list[Tensor],
+        working: Callable[[], None],
+        written: dict[str, str],
+    ) -> None:
+        """Write tensors; note in ``written`` each one that is there."""
         folder = Path(tempfile.mkdtemp(prefix="filling-", dir=self._folder))
         child = self._start(folder)
         try:
@@ -180,7 +242,6 @@ class TensorCache:
         finally:
             child.end()
             _remove(folder)
-        return written
 
     def _take_over(self, folder: Path, data: bytes) -> str:
         """Give a file that ggml has written its name, after a comparison with what it should hold.
@@ -191,6 +252,9 @@ class TensorCache:
         made = [*folder.iterdir()]
         if len(made) != 1 or not _NAME.fullmatch(made[0].name) or made[0].read_bytes() != data:
             raise RpcError("a tensor was not written as it is (is the disk full?)")
+        # A power cut must not leave the name without the bytes.
+        with made[0].open("r+b") as file:
+            os.fsync(file.fileno())
         made[0].chmod(0o400)
         os.replace(made[0], self._folder / made[0].name)
         return made[0].name

@@ -46,6 +46,7 @@ class Child:
     Args:
         program: what to start.
         log: called with each line that it writes to standard error.
+        working: called now and then until it serves. It may raise an error, which ends the process.
 
     Attributes:
         started: what it says of itself.
@@ -54,7 +55,12 @@ class Child:
         RpcError: it cannot serve; the message says why.
     """
 
-    def __init__(self, program: Sequence[str], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        program: Sequence[str],
+        log: Callable[[str], None],
+        working: Callable[[], None] = lambda: None,
+    ) -> None:
         self._log = log
         self._last: list[str] = []
         self._lines: Queue[bytes] = Queue()
@@ -71,7 +77,7 @@ class Child:
         for thread in self._threads:
             thread.start()
         try:
-            self.started = msgspec.json.decode(self._line(START_SECONDS), type=Started)
+            self.started = msgspec.json.decode(self._line(START_SECONDS, working), type=Started)
             if self.started.error:
                 raise RpcError(self.started.error)
             # What llama.cpp meets here must not be the first that speaks to this process.
@@ -130,7 +136,7 @@ class Child:
         except OSError:
             raise RpcError(self.state) from None
 
-    def _line(self, seconds: float) -> bytes:
+    def _line(self, seconds: float, working: Callable[[], None] = lambda: None) -> bytes:
         """Return the next line of the process.
 
         Raises:
@@ -141,6 +147,7 @@ class Child:
             try:
                 line = self._lines.get(timeout=BEAT)
             except Empty:
+                working()
                 stopped = stopped + 1 if self.state == STOPPED else 0
                 if stopped >= BEATS_MISSED:
                     raise RpcError("its process was stopped") from None

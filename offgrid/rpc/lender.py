@@ -13,13 +13,21 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from offgrid.errors import RpcError
 from offgrid.rpc.child import Child, Started
-from offgrid.rpc.messages import Ask, Offer, end_connection, other_build, read_ask, send_line
+from offgrid.rpc.messages import (
+    Ask,
+    Device,
+    Offer,
+    end_connection,
+    other_build,
+    read_ask,
+    send_line,
+)
 from offgrid.rpc.session import Session, refuse
 
 log = logging.getLogger(__name__)
@@ -28,7 +36,7 @@ MAX_SESSIONS = 16
 _MAX_CONNECTIONS = 64
 """Connections at once, most of which may not have said anything yet."""
 _HANDSHAKE_SECONDS = 10.0
-_BACKLOG = 32
+_PAUSE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,9 @@ class Terms:
         tensors: prepares a folder of tensors for a session, from which its process reads: see
             ``TensorCache.session``.
         start: starts a process for a session with this folder; raises RpcError.
-        free: returns the bytes of memory that can be lent.
+        devices: returns the devices that are lent as they are now, and calls a function now and
+            then meanwhile; raises RpcError.
+        free: returns how many bytes of these devices can be lent.
         started: what a process has said of itself, to compare builds without starting one.
     """
 
@@ -50,7 +60,8 @@ class Terms:
     name_of: Callable[[str], str | None]
     tensors: Callable[[str, int, int, Callable[[], None]], contextlib.AbstractContextManager[str]]
     start: Callable[[str], Child]
-    free: Callable[[], int]
+    devices: Callable[[Callable[[], None]], tuple[Device, ...]]
+    free: Callable[[Sequence[Device]], int]
     started: Started
 
 
@@ -68,7 +79,7 @@ class Lender:
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
-        self._closed = False
+        self._closed = threading.Event()
 
     @property
     def sessions(self) -> int:
@@ -78,23 +89,31 @@ class Lender:
 
     def run(self) -> None:
         """Accept connections until :meth:`close`."""
-        while not self._closed:
+        while not self._closed.is_set():
             try:
                 plain, _ = self._listener.accept()
             except OSError as ex:
-                if not self._closed:
+                if not self._closed.is_set():
                     log.warning("cannot accept a connection: %s", ex)
+                    # Without a free descriptor, the next attempt would fail at once.
+                    self._closed.wait(_PAUSE)
                 continue
             if not self._places.acquire(blocking=False):
                 plain.close()
                 continue
-            threading.Thread(
+            thread = threading.Thread(
                 target=self._serve, args=(plain,), name="rpc-borrower", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError as ex:  # the system has none left
+                log.warning("cannot serve a connection: %s", ex)
+                plain.close()
+                self._places.release()
 
     def close(self) -> None:
         """Accept no more connections, and end all sessions."""
-        self._closed = True
+        self._closed.set()
         end_connection(self._listener)
         self._listener.close()
         with self._lock:
@@ -130,25 +149,32 @@ class Lender:
             refuse(connection, str(ex), self._terms.started.build)
 
     def _answer(self, connection: ssl.SSLSocket, ask: Ask, name: str, borrower: str) -> None:
+        build = self._terms.started.build
+        working = partial(send_line, connection, Offer(build, wait=True))
         if ask.ask == "status":
-            started = self._terms.started
-            offer = Offer(started.build, self._terms.free(), started.devices)
-            send_line(connection, offer)
+            devices = self._terms.devices(working)
+            send_line(connection, Offer(build, self._terms.free(devices), devices))
         elif ask.ask == "lend":
-            self._lend(connection, ask, name, borrower)
+            self._lend(connection, ask, name, borrower, working)
         elif ask.ask == "data":
             self._find(ask.session, borrower).serve_data(connection)
         else:
             raise RpcError("this version of OffGrid does not know the question")
 
-    def _lend(self, connection: ssl.SSLSocket, ask: Ask, name: str, borrower: str) -> None:
+    def _lend(
+        self,
+        connection: ssl.SSLSocket,
+        ask: Ask,
+        name: str,
+        borrower: str,
+        working: Callable[[], None],
+    ) -> None:
         build = self._terms.started.build
         if ask.build != build:
             raise RpcError(f"it {other_build(build, ask.build)}")
         with self._lock:
             if len(self._sessions) >= MAX_SESSIONS:
                 raise RpcError(f"it lends memory for {MAX_SESSIONS} models already")
-        working = partial(send_line, connection, Offer(build, wait=True))
         with self._terms.tensors(ask.model, ask.layers, ask.after, working) as folder:
             self._run_session(connection, self._terms.start(folder), name, borrower)
 
@@ -162,7 +188,7 @@ class Lender:
             self._sessions[session.id] = session
         log.info("%s borrows memory for a model", name)
         try:
-            session.run(self._terms.free())
+            session.run(self._terms.free(child.started.devices))
         finally:
             with self._lock, contextlib.suppress(KeyError):
                 del self._sessions[session.id]

@@ -25,11 +25,13 @@ the session has ended."""
 
 
 class Device(msgspec.Struct, frozen=True, array_like=True):
-    """A device that is lent, and the bytes of its memory."""
+    """A device that is lent, and the bytes of its memory. ``own``: that is a graphics card's, not
+    the main memory of the machine."""
 
     name: str
     free: int
     total: int
+    own: bool = False
 
 
 class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -76,20 +78,28 @@ def send_line(connection: socket.socket, message: Ask | Offer | str) -> None:
     connection.sendall(data + b"\n")
 
 
-def read_line(connection: socket.socket, seconds: float) -> str:
+def read_line(connection: socket.socket, seconds: float, begun: bytearray | None = None) -> str:
     """Return the next line, without its end.
+
+    Args:
+        connection: to the other end.
+        seconds: time for the rest of the line.
+        begun: keeps the part of the line that has arrived if the time ends within it; the next
+            call with it goes on there. Without it, no line can be read after a TimeoutError.
 
     Raises:
         RpcError: it is too long, or the connection has ended.
         OSError: it has not come in time (TimeoutError), or the connection has failed.
     """
-    deadline, data = time.monotonic() + seconds, bytearray()
+    deadline, data = time.monotonic() + seconds, bytearray() if begun is None else begun
     while not data.endswith(b"\n"):
         if len(data) > MAX_LINE:
             raise RpcError("the other end sends no lines; it is not an OffGrid RPC worker")
         # One byte at a time: what follows the line belongs to ggml.
         data += receive(connection, 1, deadline)
-    return data[:-1].decode("utf-8", "replace")
+    line = data[:-1].decode("utf-8", "replace")
+    data.clear()
+    return line
 
 
 def receive(connection: socket.socket, size: int, deadline: float) -> bytes:

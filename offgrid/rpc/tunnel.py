@@ -52,7 +52,7 @@ class Tunnel:
 
     Attributes:
         port: the loopback port for llama.cpp. It takes one connection.
-        devices: number of devices that the server lends.
+        devices: the free memory in bytes of each device that the server lends.
 
     Raises:
         RpcError: the server cannot be used; the message names it.
@@ -104,7 +104,7 @@ class Tunnel:
         self._pulse = pulse
         try:
             check_offer(self.server, offer, build)
-            self.devices = len(offer.devices)
+            self.devices = tuple(device.free for device in offer.devices)
             far, _ = ask(self.server, Ask("data", build, session=offer.session), START_SECONDS)
         except BaseException:
             pulse.close()
@@ -114,7 +114,8 @@ class Tunnel:
     def _open_local(self) -> socket.socket:
         server = self.server
         try:
-            self.devices = len(probe(server.addresses[0], server.port, _PROBE_SECONDS).memory)
+            found = probe(server.addresses[0], server.port, _PROBE_SECONDS)
+            self.devices = tuple(free for free, _ in found.memory)
             address = (server.addresses[0], server.port)
             return socket.create_connection(address, _PROBE_SECONDS)
         except RpcError as ex:
@@ -154,12 +155,13 @@ class Tunnel:
         missing answer."""
         assert self._pulse is not None
         missed, owed, state = 0, False, ""
+        begun = bytearray()  # an answer of which only a part has come in its second
         while not self._closed.wait(0 if owed else BEAT):
             try:
                 if not owed:
                     send_line(self._pulse, "")
                 owed = True
-                state = read_line(self._pulse, BEAT)
+                state = read_line(self._pulse, BEAT, begun)
                 owed = False
             except TimeoutError:
                 state = ""

@@ -141,22 +141,38 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _open_lock(folder)
+        descriptor = hold(folder)
     except OSError as ex:
         raise explained(ex, folder, 0) from None
+    if descriptor is None:
+        raise TransferError(
+            f"{folder}: another import or download is running there. Wait until it ends.", "busy"
+        )
     try:
-        try:
-            _lock(descriptor)
-        except OSError as ex:
-            # A network file system may have no locks; then two imports must not run at a time.
-            if ex.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-                raise TransferError(
-                    f"{folder}: another import or download is running there. Wait until it ends.",
-                    "busy",
-                ) from None
         yield
     finally:
         os.close(descriptor)
+
+
+def hold(folder: Path) -> int | None:
+    """Take the right to change a folder.
+
+    Returns:
+        A descriptor that holds it until it is closed or this process ends; None if another process
+        holds it.
+
+    Raises:
+        OSError: the folder cannot be used.
+    """
+    descriptor = _open_lock(folder)
+    try:
+        _lock(descriptor)
+    except OSError as ex:
+        # A network file system may have no locks; then no two processes must use it at a time.
+        if ex.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            os.close(descriptor)
+            return None
+    return descriptor
 
 
 def _open_lock(folder: Path) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -13,8 +15,16 @@ from processes import Child, program
 from rpc_library import rpc_library
 from support import eventually
 
+from offgrid.errors import RpcError
 from offgrid.peers.book import Book, Peer
+from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.identity import Identity, load_identity
+from offgrid.peers.rpc import server_of
+from offgrid.rpc.child import Child as Computing
+from offgrid.rpc.child import Started
+from offgrid.rpc.endpoint import RpcServer
+from offgrid.rpc.lender import Lender, Terms
+from offgrid.rpc.messages import Device
 
 ADDRESS = "127.0.0.1"
 
@@ -100,6 +110,57 @@ class RpcWorker:
     def go_on(self) -> None:
         """Let it go on."""
         os.killpg(self.child.process.pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def lender_here(
+    folder: Path,
+    devices: Sequence[Device] = (Device("a processor", 1 << 30, 1 << 30),),
+    look: Callable[[Callable[[], None]], tuple[Device, ...]] | None = None,
+    free: Callable[[Sequence[Device]], int] = lambda devices: 1 << 30,
+) -> Iterator[tuple[Lender, RpcServer]]:
+    """A lender in this process, which starts none that computes; and the peer that it is for the
+    machine ``here``.
+
+    Args:
+        folder: of the two machines.
+        devices: what it lends.
+        look: looks at the devices anew.
+        free: how much of them it lends.
+    """
+    near, far = folder / "here" / "peers", folder / "far" / "peers"
+    pair(near, far)
+    book = Book(far)
+    contexts = ServerContexts(load_identity(far), book)
+
+    def name_of(fingerprint: str) -> str | None:
+        peer = book.by_fingerprint(fingerprint)
+        return None if peer is None else peer.name
+
+    def start(folder: str) -> Computing:
+        raise RpcError("this machine only tells what it lends")
+
+    listener = socket.create_server((ADDRESS, 0), backlog=128)
+    port = int(listener.getsockname()[1])
+    terms = Terms(
+        context=lambda: contexts.context,
+        name_of=name_of,
+        tensors=lambda *_: contextlib.nullcontext(""),
+        start=start,
+        devices=look or (lambda working: tuple(devices)),
+        free=free,
+        started=Started(1, "a build", tuple(devices)),
+    )
+    lender = Lender(listener, terms)
+    thread = threading.Thread(target=lender.run, daemon=True)
+    thread.start()
+    peer = Book(near).find("far")
+    assert peer is not None
+    try:
+        yield lender, server_of(load_identity(near), peer, port)
+    finally:
+        lender.close()
+        thread.join()
 
 
 MakeWorker = Callable[[str], RpcWorker]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -81,6 +82,61 @@ def test_a_damaged_book_ends_the_start(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('{"peers": [{"name": 5}]}')
     with pytest.raises(ConfigError, match="pair this machine with its peers again"):
         Book(tmp_path)
+
+
+def test_a_change_by_another_process_is_noticed_whenever_it_was_made(tmp_path: Path) -> None:
+    far, near = peer_in(tmp_path / "far"), peer_in(tmp_path / "near")
+    other = Book(tmp_path)
+    other.add(far)
+    book = Book(tmp_path)
+    other.remove(far.fingerprint)  # before the first look
+    book.reload_if_changed()
+    assert book.all() == []
+    other.add(near)
+    book.reload_if_changed()
+    assert book.all() == [near]
+    (tmp_path / FILE).unlink()
+    book.reload_if_changed()
+    assert book.all() == []
+
+
+def test_a_change_that_could_not_be_read_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = peer_in(tmp_path / "far")
+    other = Book(tmp_path)
+    other.add(far)
+    book = Book(tmp_path)
+    other.remove(far.fingerprint)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", _no_descriptor)
+        with pytest.raises(ConfigError, match="Too many open files"):
+            book.reload_if_changed()
+    assert book.all() == [far]
+    book.reload_if_changed()
+    assert book.all() == []
+
+
+def test_a_listener_that_has_failed_is_told_again(tmp_path: Path) -> None:
+    """It makes a new TLS context, for which it opens files."""
+    book, told = Book(tmp_path), list[int]()
+
+    def listen() -> None:
+        told.append(len(book.all()))
+        if len(told) == 1:
+            _no_descriptor()
+
+    book.on_change(listen)
+    Book(tmp_path).add(peer_in(tmp_path / "far"))
+    with pytest.raises(OSError, match="Too many open files"):
+        book.reload_if_changed()
+    for _ in range(2):
+        book.reload_if_changed()
+    assert told == [1, 1]
+
+
+def _no_descriptor(*_: object) -> os.stat_result:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def test_a_peer_is_found_by_id_and_by_a_name_that_one_has(tmp_path: Path) -> None:

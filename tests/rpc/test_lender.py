@@ -252,7 +252,7 @@ def test_each_second_without_an_answer_counts(
     tunnel = Tunnel(server(far), Ask("lend", build(far)), lost.append)
     waits: list[float] = []
 
-    def silent(connection: socket.socket, seconds: float) -> str:
+    def silent(connection: socket.socket, seconds: float, begun: bytearray) -> str:
         waits.append(seconds)
         raise TimeoutError
 
@@ -268,6 +268,52 @@ def test_each_second_without_an_answer_counts(
         tunnel.close()
     assert lost == ["the RPC worker far does not answer any more"]
     assert sum(waits) == BEAT + BEATS_MISSED * BEAT
+
+
+def test_an_answer_that_comes_in_two_parts_is_one_answer(
+    far: RpcWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its second ends between two bytes; a busy machine has reached only the first ones."""
+    lost: list[str] = []
+    tunnel = Tunnel(server(far), Ask("lend", build(far)), lost.append)
+    near, peer = socket.socketpair()
+    pulse = Torn(near.family, near.type, fileno=near.detach())
+
+    def wait(seconds: float) -> bool:
+        """Before each line of the borrower: the answer to it. The fourth is the end."""
+        nonlocal beats
+        if seconds:
+            beats += 1
+            if beats < 4:
+                peer.sendall(b"alive\n")
+            else:
+                peer.shutdown(socket.SHUT_WR)
+        return False
+
+    beats = 0
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(tunnel._closed, "wait", wait)
+            patched.setattr(tunnel, "_pulse", pulse)
+            tunnel._watch()
+    finally:
+        tunnel.close()
+        pulse.close()
+        peer.close()
+    assert beats == 4
+    assert lost == ["the RPC worker far has closed the connection"]
+
+
+class Torn(socket.socket):
+    """A socket on which the time ends once, after two bytes."""
+
+    reads = 0
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        self.reads += 1
+        if self.reads == 3:
+            raise TimeoutError
+        return super().recv(size, flags)
 
 
 def test_another_program_does_not_get_into_a_tunnel(far: RpcWorker) -> None:

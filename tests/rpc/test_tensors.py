@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import tiny_models
 from processes import serving
 from rpc_library import rpc_library
 from rpc_workers import MakeWorker, RpcWorker, rpc_workers
-from support import request
+from support import TIMEOUT, request
 from wires import wire_to
 
 from offgrid.engine.worker.lend import Job
 from offgrid.errors import RpcError
+from offgrid.peers import rpc_tensors
 from offgrid.peers.rpc_tensors import TensorCache
 from offgrid.rpc.child import Child, program_of
 from offgrid.rpc.seed import LEAST
@@ -144,6 +146,99 @@ def test_an_error_of_the_borrower_ends_the_filling(cached: Cached, large: Path) 
 
     with cached.cache.session(sha256, LAYERS, 0, gone) as folder:
         assert folder == ""
+
+
+@pytest.mark.slow
+def test_a_filling_that_was_given_up_is_continued(cached: Cached, large: Path) -> None:
+    """The borrower has waited for as long as it may."""
+    sha256 = cached.hashes.get_or_compute(large)
+    calls = 0
+
+    def working(most: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > most:
+            raise RpcError("it has closed the connection")
+
+    with cached.cache.session(sha256, LAYERS, 0, lambda: working(2)) as folder:
+        assert folder == ""
+    calls = 0
+    with cached.cache.session(sha256, LAYERS, 0, lambda: working(99)) as folder:
+        assert len([*Path(folder).iterdir()]) == 3 * LAYERS
+    assert calls == 3 * LAYERS - 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, LARGE - 1], ids=["empty", "a byte is missing"])
+def test_a_damaged_tensor_is_written_anew(cached: Cached, large: Path, left: int) -> None:
+    sha256 = cached.hashes.get_or_compute(large)
+    damaged = cached.folder / min(cached.names(sha256, layers=1))
+    damaged.chmod(0o600)
+    os.truncate(damaged, left)
+    names = cached.names(sha256, layers=1)
+    assert {(cached.folder / name).read_bytes() for name in names} == large_parts(large, 2)
+    assert cached.started == 2
+
+
+@pytest.mark.slow
+def test_the_bytes_are_on_the_disk_before_a_tensor_has_its_name(
+    cached: Cached, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, replace, renamed = set[int](), os.replace, list[bool]()
+
+    def note_sync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def note_name(old: Path, new: Path) -> None:
+        renamed.append(Path(old).stat().st_ino in synced)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_name)
+    sha256 = cached.hashes.get_or_compute(large)
+    assert len(cached.names(sha256, layers=1)) == 3
+    assert renamed == [True] * 4  # the last one is the index
+
+
+@pytest.mark.slow
+def test_a_session_that_waits_for_another_one_tells_its_borrower(
+    cached: Cached, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A borrower that hears nothing for a minute gives up."""
+    monkeypatch.setattr(rpc_tensors, "_SIGN_OF_LIFE", 0.01)
+    sha256 = cached.hashes.get_or_compute(large)
+    fills, told, results = threading.Event(), threading.Event(), list[bool]()
+
+    def working() -> None:
+        fills.set()
+        results.append(told.wait(TIMEOUT))
+
+    def fill() -> None:
+        with cached.cache.session(sha256, 1, 0, working):
+            pass
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    assert fills.wait(TIMEOUT)
+    with cached.cache.session(sha256, 1, 0, told.set) as folder:
+        assert len([*Path(folder).iterdir()]) == 3
+    thread.join()
+    assert all(results)
+    assert cached.started == 1
+
+
+@pytest.mark.slow
+def test_another_process_leaves_the_folder_of_a_session_alone(
+    tmp_path: Path, large: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For example a second RPC worker with another port."""
+    first = Cached(tmp_path)
+    sha256 = first.hashes.get_or_compute(large)
+    with first.cache.session(sha256, 1, 0, lambda: None) as folder:
+        second = Cached(tmp_path)
+        assert second.names(sha256, layers=1) == set()
+        assert f"another RPC worker uses {first.folder}" in caplog.text
+        assert len([*Path(folder).iterdir()]) == 3
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,18 +86,22 @@ class Rpc:
         return self.gpus() or [int(self._ggml.ggml_backend_dev_by_type(_CPU))]
 
     def gpus(self) -> list[int]:
-        """Return the GPUs of this machine."""
+        """Return the graphics cards of this machine, or else its integrated GPUs, as llama.cpp
+        chooses them: an integrated one beside a card would only slow it down."""
         ggml = self._ggml
         every = [ggml.ggml_backend_dev_get(index) for index in range(ggml.ggml_backend_dev_count())]
-        kinds = (_GPU, _INTEGRATED)
-        return [int(one) for one in every if ggml.ggml_backend_dev_type(one) in kinds]
+        kinds = [(int(one), ggml.ggml_backend_dev_type(one)) for one in every]
+        cards, integrated = ([one for one, kind in kinds if kind == a] for a in (_GPU, _INTEGRATED))
+        return cards or integrated
 
     def describe(self, device: int) -> Device:
         """Return name and memory of a device."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
         name: bytes = self._ggml.ggml_backend_dev_description(device) or b""
-        return Device(name.decode("utf-8", "replace"), free.value, total.value)
+        # Apple's GPUs use the main memory too, although they do not say so.
+        own = self._ggml.ggml_backend_dev_type(device) == _GPU and sys.platform != "darwin"
+        return Device(name.decode("utf-8", "replace"), free.value, total.value, own)
 
     def serve(self, cache_dir: str, threads: int, devices: Sequence[int]) -> None:
         """Serve on a free loopback port, one connection after the other. Returns when the socket
@@ -147,14 +152,14 @@ class RemoteLayers:
             self.close()
             raise LoadError(f"{ex}.") from None
         devices: list[int] = []
-        layers: list[float] = []
+        layers: list[int] = []
         for tunnel, placed in zip(self._tunnels, load.rpc, strict=True):
-            for number in range(tunnel.devices):
-                devices.append(rpc.remote_device(tunnel.port, number))
-                layers.append(placed.layers / tunnel.devices)
+            numbers = range(len(tunnel.devices))
+            devices += [rpc.remote_device(tunnel.port, number) for number in numbers]
+            layers += divided(placed.layers, tunnel.devices)
         gpus = rpc.gpus() if load.gpu_layers > 0 else []
         devices += gpus
-        layers += [load.gpu_layers / len(gpus) for _ in gpus]
+        layers += divided(load.gpu_layers, [rpc.describe(one).free for one in gpus])
         layers[-1] += 1  # the output layer counts as one
         self._layers = sum(placed.layers for placed in load.rpc) + (load.gpu_layers if gpus else 0)
         self._devices = (ctypes.c_void_p * (len(devices) + 1))(*devices, None)
@@ -175,6 +180,19 @@ class RemoteLayers:
         """End the sessions. Idempotent."""
         for tunnel in self._tunnels:
             tunnel.close()
+
+
+def divided(layers: int, free: Sequence[int]) -> list[int]:
+    """Divide layers among the devices of a machine in proportion to their free memory."""
+    counts: list[int] = []
+    left, memory = layers, sum(free)
+    for index, one in enumerate(free):
+        # Without any free memory as far as is known, each gets as much.
+        part = round(left * one / memory) if memory else left // (len(free) - index)
+        counts.append(part)
+        left -= part
+        memory -= one
+    return counts
 
 
 def build_text() -> str:
