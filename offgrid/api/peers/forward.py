@@ -7,6 +7,7 @@ Models of this machine come first, and a request that a peer has sent is never s
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -47,7 +48,12 @@ _RELAYED = (
     "x-offgrid-ignored", "x-offgrid-seed", "x-offgrid-warning", "x-should-retry",
 )  # fmt: skip
 """Headers of a peer that a client gets."""
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+"""A value that a header may have: without control characters, such as the ends of lines in a value
+that is continued on the next line."""
 _STREAMS = ("text/event-stream", "application/x-ndjson")
+_BODILESS = (204, 304)
+"""Statuses of responses without a body: the framework drops what they are given as one."""
 _decoder = msgspec.json.Decoder(Fields)
 
 
@@ -219,11 +225,13 @@ def _check_filter(found: Found) -> None:
 def _headers_of(running: Running) -> Mapping[str, str]:
     """Return the headers for the client."""
     given = running.response.headers
-    headers = {name: value for name in _RELAYED if (value := given.get(name)) is not None}
+    sent = {name: name for name in _RELAYED} | {PEER_REQUEST: "x-request-id"}
+    headers = {
+        name: value
+        for name, theirs in sent.items()
+        if (value := given.get(theirs)) is not None and _VALUE.fullmatch(value)
+    }
     headers[PEER] = quote(running.peer.name, safe=" ()+")
-    request_id = given.get("x-request-id")
-    if request_id is not None:
-        headers[PEER_REQUEST] = request_id
     return headers
 
 
@@ -237,7 +245,7 @@ def _relay(
     """
     record: Record = req.context.record
     kind = running.response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in _STREAMS:
+    if kind in _STREAMS and running.response.status not in _BODILESS:
         framing = endpoint.framing(record.id)
         resp.stream = RelayedStream(running, framing, endpoint.ends, record.failed)
         return

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import falcon.testing
 import pytest
 from fake_peer import STREAM, Answer, FakePeer, chunk, whole
 from forwarded import MODEL, report_of, wait_for
 from machines import Machine
-from support import TIMEOUT, request
+from support import TIMEOUT, eventually, request
 
 BODY = {"model": MODEL, "prompt": "Once", "stream": True}
 TEXT = "/v1/completions"
@@ -90,6 +91,66 @@ def test_headers_of_the_connection_and_of_the_peer_stay_there(
     assert answer.headers["x-offgrid-peer-request-id"] == "theirs"
     assert answer.headers["x-request-id"] != "theirs"
     assert not {"server", "set-cookie", "x-other"} & answer.headers.keys()
+
+
+def has_ended(near: Machine) -> None:
+    """Wait until no forwarded request is left."""
+    forwarding = near.peers.forwarding
+    eventually(lambda: not forwarding._running, "the forwarded request has ended")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "x-offgrid-seed: 1\r\n 2",
+        "x-request-id: 1\r\n\t2",
+        "retry-after: 1\0",
+        "x-offgrid-warning: \x7f",
+    ],
+)
+def test_headers_with_control_characters_are_left_out(
+    near: Machine, make_peer: MakePeer, header: str
+) -> None:
+    head = STREAM.removesuffix(b"\r\n") + header.encode() + b"\r\n\r\n"
+    make_peer(lambda sock, asked: sock.sendall(head + chunk(b"data: a\n\n") + chunk(b"")))
+    answer = request(near.server.url, "POST", TEXT, BODY)
+    assert (answer.status, answer.body) == (200, b"data: a\n\n")
+    left_out = {"x-offgrid-seed", "x-offgrid-peer-request-id", "retry-after", "x-offgrid-warning"}
+    assert not left_out & answer.headers.keys()
+    has_ended(near)
+
+
+@pytest.mark.parametrize("status", [101, 103, 199, 600, 999])
+def test_a_status_that_ends_no_response_is_an_error(
+    near: Machine, make_peer: MakePeer, status: int
+) -> None:
+    """A client takes one below 200 for the beginning of what comes next."""
+    make_peer(whole(status, b"{}"))
+    answer = request(near.server.url, "POST", TEXT, BODY)
+    assert (answer.status, answer.json["error"]["code"]) == (502, "peer_lost")
+    assert f"status {status}" in answer.json["error"]["message"]
+    has_ended(near)
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_stream_without_a_body_ends(near: Machine, make_peer: MakePeer, status: int) -> None:
+    make_peer(whole(status, b"", "Content-Type: text/event-stream"))
+    assert request(near.server.url, "POST", TEXT, BODY).status == status
+    has_ended(near)
+
+
+def test_a_response_that_the_server_refuses_to_begin_ends(
+    near: Machine, make_peer: MakePeer
+) -> None:
+    def refuse(status: str, headers: object, *rest: object) -> None:
+        raise ValueError(status)
+
+    make_peer(streamed(b"data: a\n\n"))
+    raw = json.dumps(BODY).encode()
+    environ = falcon.testing.create_environ(TEXT, method="POST", body=raw, host="localhost")
+    with pytest.raises(ValueError, match="200"):
+        near.server.http._server.application(environ, refuse)
+    assert not near.peers.forwarding._running
 
 
 @pytest.mark.parametrize(
