@@ -171,9 +171,11 @@ def find(forwarding: Forwarding | None, pool: EnginePool, name: str) -> list[Fou
         ModelForbidden: the caller of this request may not use the model.
     """
     found = [] if forwarding is None else forwarding.where.find(name)
-    if not found or _is_own(pool, name, found[0]):
+    if forwarding is None or not found or _is_own(pool, name, found[0]):
         return []
-    check_allowed(found[0], name)
+    models = caller().models
+    if models is not None and found[0].model.id not in allowed_ids(forwarding, pool, models):
+        raise ModelForbidden(caller(), name, models)
     return found
 
 
@@ -182,17 +184,17 @@ def _is_own(pool: EnginePool, name: str, found: Found) -> bool:
     return entry is not None and (name not in found.names or name in pool.names(entry))
 
 
-def is_allowed(found: Found) -> bool:
-    """Return whether the caller of this request may use a model of a peer."""
-    models = caller().models
-    return models is None or not models.isdisjoint(found.names)
+def allowed_ids(forwarding: Forwarding, pool: EnginePool, models: frozenset[str]) -> frozenset[str]:
+    """Return the ids of the models of peers that a caller may use.
 
-
-def check_allowed(found: Found, name: str) -> None:
-    """Raise ModelForbidden unless the caller of this request may use a model of a peer."""
-    models = caller().models
-    if models is not None and not is_allowed(found):
-        raise ModelForbidden(caller(), name, models)
+    Args:
+        forwarding: knows the models of peers.
+        pool: knows the models of this machine. Their names stand for these, so a peer that uses one
+            of them as an alias gives the caller nothing more.
+        models: ids and aliases that the caller may use.
+    """
+    meant = (forwarding.where.meant(name) for name in models - pool.all_names())
+    return frozenset(id for id in meant if id is not None)
 
 
 def _fields_of(req: falcon.Request, body: bytes | None) -> Fields | None:

@@ -35,9 +35,9 @@ def make_peer(near: Machine, tmp_path: Path) -> Iterator[MakePeer]:
     asked first."""
     made: list[FakePeer] = []
 
-    def make(answer: Answer, name: str = "fake", **report: Any) -> FakePeer:
+    def make(answer: Answer, name: str = "fake", *others: str, **report: Any) -> FakePeer:
         report.setdefault("free", 100 - len(made))
-        says = report_of(MODEL, **report)
+        says = report_of(MODEL, *others, **report)
         peer = FakePeer(tmp_path / f"peer-{name}", near.as_peer(), says, answer, name)
         made.append(peer)
         near.peers.book.add(peer.as_peer())
@@ -389,3 +389,35 @@ def test_requests_since_the_report_count_as_load(near: Machine, make_peer: MakeP
     where.sent(first, -1)
     where.sent(first, -1)
     assert where.find(MODEL)[0].peer.name == first.name
+
+
+def test_a_name_is_sent_only_where_it_means_the_model(near: Machine, make_peer: MakePeer) -> None:
+    """Each peer finds the model by the name in the body."""
+    answer = whole(200, b"{}")
+    other = make_peer(answer, "other", "quasar", aliases={"quasar": ("Beacon",)})
+    without = make_peer(answer, "without")
+    named = make_peer(answer, "named", aliases={MODEL: ("Beacon",)}, queue=9)
+    for name in ("Beacon", "BEACON"):
+        relayed = request(near.server.url, "POST", TEXT, {**BODY, "model": name})
+        assert (relayed.status, relayed.headers["x-offgrid-peer"]) == (200, "named")
+    assert len(named.requests) == 2
+    assert not other.requests + without.requests
+    where = near.peers.forwarding.where
+    assert [one.peer.name for one in where.find(MODEL)] == ["other", "without", "named"]
+
+
+def test_an_exact_name_on_one_peer_comes_before_others_elsewhere(
+    near: Machine, make_peer: MakePeer
+) -> None:
+    answer = whole(200, b"{}")
+    make_peer(answer, "alias", aliases={MODEL: ("quasar",)})
+    make_peer(answer, "case", "quasar", aliases={MODEL: ("Quasar",)})
+    where = near.peers.forwarding.where
+
+    def found(name: str) -> list[tuple[str, str]]:
+        return [(one.model.id, one.peer.name) for one in where.find(name)]
+
+    assert found("quasar") == [("quasar", "case")]
+    assert found("Quasar") == found("QUASAR") == [(MODEL, "alias"), (MODEL, "case")]
+    assert found("quasar.gguf") == [("quasar", "case")]
+    assert set(where.names()) == {MODEL, "Quasar", "quasar"}
