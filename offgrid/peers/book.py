@@ -7,6 +7,7 @@ are trusted; what a network tells changes nothing but the addresses at which a p
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ import msgspec
 from offgrid.caller import Caller, Limits
 from offgrid.errors import ConfigError
 from offgrid.peers.identity import clean_name, fingerprint_of, id_of, write_private
+
+log = logging.getLogger(__name__)
 
 FILE = "peers.json"
 MAX_PEERS = 64
@@ -223,5 +226,10 @@ class Book:
         self._peers = peers
 
     def _tell(self) -> None:
+        """Call all listeners. The change is on disk, so an error of one must neither keep the
+        others from hearing of it nor look like an error of the write."""
         for listener in self._changed:
-            listener()
+            try:
+                listener()
+            except Exception:
+                log.exception("a change of the peers could not be applied everywhere")

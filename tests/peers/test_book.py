@@ -77,6 +77,24 @@ def test_the_book_survives_a_restart(tmp_path: Path) -> None:
     assert book.all()[0].grant == grant
 
 
+def test_all_hear_of_a_change_whatever_one_of_them_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    book, peer = Book(tmp_path), peer_in(tmp_path / "other")
+    heard: list[int] = []
+
+    def fail() -> None:
+        raise OSError("no more files")
+
+    book.on_change(fail)
+    book.on_change(lambda: heard.append(len(book.all())))
+    book.add(peer)
+    book.change(peer.fingerprint, lambda one: msgspec.structs.replace(one, port=5))
+    assert book.remove(peer.fingerprint)
+    assert heard == [1, 1, 0]
+    assert "no more files" in caplog.text
+
+
 def test_a_damaged_book_ends_the_start(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('{"peers": [{"name": 5}]}')
     with pytest.raises(ConfigError, match="pair this machine with its peers again"):
