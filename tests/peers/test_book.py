@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
+from support import TIMEOUT
 
 from offgrid.caller import Limits
 from offgrid.errors import ConfigError
 from offgrid.peers.book import FILE, MAX_ADDRESSES, Book, Grant, Peer
-from offgrid.peers.identity import clean_name, fingerprint_of, load_identity
+from offgrid.peers.identity import (
+    Identity,
+    clean_name,
+    fingerprint_of,
+    load_identity,
+    write_private,
+)
 
 
 def peer_in(folder: Path, name: str = "far") -> Peer:
@@ -31,6 +40,38 @@ def test_an_identity_is_made_once_and_private(tmp_path: Path) -> None:
     if os.name == "posix":
         assert stat.S_IMODE(first.key_file.stat().st_mode) == 0o600
         assert stat.S_IMODE((tmp_path / "peers").stat().st_mode) == 0o700
+
+
+def test_two_that_start_at_a_time_have_one_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one begins while the first one writes, and ends or waits before that goes on."""
+    flock, write = fcntl.flock, write_private
+    made: list[Identity] = []
+    goes_on = threading.Event()
+
+    def load() -> None:
+        made.append(load_identity(tmp_path, "near"))
+        goes_on.set()
+
+    second = threading.Thread(target=load)
+
+    def lock(descriptor: int, operation: int) -> None:
+        if threading.current_thread() is second:
+            goes_on.set()
+        flock(descriptor, operation)
+
+    def write_slowly(path: Path, data: bytes) -> None:
+        if second.ident is None:
+            second.start()
+            assert goes_on.wait(TIMEOUT)
+        write(path, data)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    monkeypatch.setattr("offgrid.peers.identity.write_private", write_slowly)
+    load()
+    second.join()
+    assert made == [load_identity(tmp_path, "near")] * 2
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
