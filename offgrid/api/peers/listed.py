@@ -80,7 +80,10 @@ def details(found: Found) -> dict[str, Any]:
 
 def advice(forwarding: Forwarding, name: str) -> str:
     """Return a sentence with the models of peers, for a name that means no model; empty if there
-    are none. Callers with certain models get another sentence."""
+    are none. Callers with certain models get another sentence, and a peer, which cannot use the
+    models of other peers, does not learn of them."""
+    if caller().is_machine:
+        return ""
     ids = nearest(name, [found.model.id for found in forwarding.where.listed()])
     return f"The models of peers are: {named(ids)}." if ids else ""
 

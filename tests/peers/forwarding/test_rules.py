@@ -59,6 +59,20 @@ def test_an_unknown_name_is_answered_with_the_models_of_peers(lasting_pair: Pair
     assert refused.json["error"]["message"].endswith(f"The models of peers are: {MODEL}.")
 
 
+def test_a_peer_does_not_learn_of_models_of_other_peers(
+    make_machine: Callable[..., Machine], lasting_pair: Pair
+) -> None:
+    near, third = lasting_pair.near, make_machine("third")
+    third.know(near)
+    body = json.dumps({"model": "lightship", **TEXT}).encode()
+    answer = third.ask(near, "POST", "/v1/completions", body)
+    near.peers.book.remove(third.peers.identity.fingerprint)
+    assert answer.status == 404
+    message = json.loads(answer.content)["error"]["message"]
+    assert STARTER in message
+    assert MODEL not in message
+
+
 def test_a_machine_without_models_names_those_of_its_peers(
     make_machine: Callable[..., Machine], lasting_pair: Pair
 ) -> None:
