@@ -49,7 +49,7 @@ from offgrid.api.http.middleware import HostGuard, OneLength, UnknownFields
 from offgrid.api.http.observe import endpoint_of
 from offgrid.api.http.peer_gate import PeerGate, admit_peers
 from offgrid.api.http.queries import UnknownQueries
-from offgrid.api.http.waitress.environ import WRITE
+from offgrid.api.http.waitress.environ import BODY, WRITE
 from offgrid.api.keys.resource import (
     KeyResource,
     KeyRotateResource,
@@ -136,8 +136,8 @@ CLOSE_SECONDS = 5.0
 
 
 class App(falcon.App[Any, Any]):
-    """The application. It remembers the server's ``write`` for streams, and adds headers to every
-    response."""
+    """The application. It remembers the server's ``write`` for streams, adds headers to every
+    response, and closes the body of one that the server refuses to begin."""
 
     def __call__(self, env: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         """Answer a request (PEP 3333)."""
@@ -148,7 +148,15 @@ class App(falcon.App[Any, Any]):
             env[WRITE] = start_response(status, [*headers, *added], *rest)
             return env[WRITE]
 
-        return super().__call__(env, start)
+        try:
+            return super().__call__(env, start)
+        except BaseException:
+            # The server does not get the body, so it cannot close it.
+            if BODY in env:
+                env[BODY].close()
+            raise
+        finally:
+            env.pop(BODY, None)
 
 
 def build_app(

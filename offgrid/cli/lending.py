@@ -177,7 +177,7 @@ def _reading(book: Book) -> Iterator[None]:
             try:
                 book.reload_if_changed()
                 told = ""
-            except (ConfigError, OSError) as ex:
+            except ConfigError as ex:
                 if str(ex) != told:
                     told = str(ex)
                     log.warning("a change of the peers is not in force yet: %s", told)

@@ -7,6 +7,7 @@ are trusted; what a network tells changes nothing but the addresses at which a p
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import msgspec
 from offgrid.caller import Caller, Limits
 from offgrid.errors import ConfigError
 from offgrid.peers.identity import clean_name, fingerprint_of, id_of, write_private
+
+log = logging.getLogger(__name__)
 
 FILE = "peers.json"
 MAX_PEERS = 64
@@ -106,8 +109,6 @@ class Book:
         self._peers: dict[str, Peer] = {}
         self._read: _Version = None
         """The version of the file that the peers come from."""
-        self._untold = False
-        """Whether the listeners have not heard of the latest change."""
         self.reload()
 
     def reload(self) -> None:
@@ -129,12 +130,10 @@ class Book:
                 "pair this machine with its peers again."
             ) from None
         with self._lock:
-            self._untold = self._untold or found != self._peers
-            self._peers = found
-        if self._untold:
-            self._tell()
-            self._untold = False
+            changed, self._peers = found != self._peers, found
         self._read = version
+        if changed:
+            self._tell()
 
     def reload_if_changed(self) -> None:
         """Read the file again if another process has changed it since it was read. After an error,
@@ -142,7 +141,6 @@ class Book:
 
         Raises:
             ConfigError: it cannot be read; the peers stay as they were.
-            OSError: a listener has failed.
         """
         try:
             now = _version(self._path.stat())
@@ -252,8 +250,13 @@ class Book:
         self._peers = peers
 
     def _tell(self) -> None:
+        """Call all listeners. The change is on disk, so an error of one must neither keep the
+        others from hearing of it nor look like an error of the write."""
         for listener in self._changed:
-            listener()
+            try:
+                listener()
+            except Exception:
+                log.exception("a change of the peers could not be applied everywhere")
 
 
 def _version(status: os.stat_result) -> _Version:

@@ -20,7 +20,7 @@ import msgspec
 
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.contexts import client_context
-from offgrid.peers.errors import PeerRefused, PeerUnreachable
+from offgrid.peers.errors import PeerProtocolError, PeerRefused, PeerUnreachable
 from offgrid.peers.identity import Identity
 from offgrid.peers.response import MAX_ANSWER, PeerResponse, explained, is_refusal, short
 from offgrid.peers.timed import TimedSocket, tune
@@ -168,6 +168,9 @@ class PeerConnection:
             raise
         if response.status == 401:
             raise PeerRefused(self.peer)
+        if not 200 <= response.status <= 599:
+            # One below 200 is no end of a response: a client would wait for another head.
+            raise PeerProtocolError(self.peer, f"its answer has the status {response.status}")
         self._response = response
         return response
 

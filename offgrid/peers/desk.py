@@ -81,7 +81,8 @@ class PairingDesk:
         identity: this machine.
         book: gets the peer.
         folder: the setting ``peers_dir``.
-        let_in: called with whether machines without a certificate may connect.
+        let_in: called with whether machines without a certificate may connect; raises OSError if
+            they cannot.
         clock: the clocks.
     """
 
@@ -113,9 +114,18 @@ class PairingDesk:
 
         Raises:
             PairingLocked: too many wrong codes were typed.
+            StoreFailed: key or certificate cannot be read; nothing has changed.
         """
         with self._lock:
             self._check_lock()
+            try:
+                self._let_in(True)
+            except OSError as ex:
+                files = f"{self._identity.key_file} and {self._identity.certificate_file}"
+                raise StoreFailed(
+                    f"No code can be opened: {files} cannot be used ({ex.strerror or ex}). Check "
+                    "these files, and try again."
+                ) from ex
             now, wall = self._clock.monotonic(), self._clock.wall()
             expires = int(wall + CODE_SECONDS)
             code = _Code(
@@ -123,7 +133,6 @@ class PairingDesk:
             )
             self._exchanges.clear()
             self._code, self._latest = code, Pairing(code.id, "open", expires)
-            self._let_in(True)
         return code.digits, self.state()
 
     def close(self) -> None:

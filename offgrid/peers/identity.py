@@ -14,12 +14,17 @@ import os
 import re
 import socket
 import ssl
+import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from offgrid.engine.folders import sync_folder
 from offgrid.errors import ConfigError
+
+if sys.platform != "win32":
+    import fcntl
 
 MISSING = "OFFGRID_PEERS (--peers): libraries are missing; run pip install 'offgrid-llm[peers]'"
 _KEY, _CERTIFICATE = "key.pem", "certificate.pem"
@@ -111,11 +116,39 @@ def load_identity(folder: Path, name: str = "") -> Identity:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not (key.exists() and certificate.exists()):
-            _make(folder, key, certificate)
+            # The server and the RPC worker may start at the same time on a new machine.
+            with _alone(folder):
+                if not (key.exists() and certificate.exists()):
+                    _make(folder, key, certificate)
     except OSError as ex:
         raise _unusable(folder, ex) from None
     shown = clean_name(name or socket.gethostname())
     return Identity(shown, _read(folder), certificate, key)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until nobody else makes the identity in a folder, and keep others from it.
+
+    Raises:
+        OSError: the folder cannot be used.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        descriptor = os.open(folder / ".identity.lock", os.O_RDWR | os.O_CREAT)
+    else:
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # A network file system may have no locks; then two programs must not start at a time.
+        with contextlib.suppress(OSError):
+            if sys.platform == "win32":
+                msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # this ends the lock
 
 
 def check_identity(folder: Path) -> None:

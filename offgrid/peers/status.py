@@ -21,6 +21,8 @@ MAX_MODELS = 1000
 """Models of a report that are kept."""
 _LARGEST = 2**53
 """No number of a report is larger: JSON in browsers keeps none exactly."""
+LATEST = 253_402_300_799
+"""The last second of the year 9999: lists of models write times as dates."""
 _SHORT = 32
 Count = Annotated[int, Meta(ge=0, le=_LARGEST)]
 Id = Annotated[str, Meta(min_length=1, max_length=512)]
@@ -37,7 +39,7 @@ class ReportedModel(msgspec.Struct, frozen=True, kw_only=True):
 
     id: Id
     size: Count
-    created: Count = 0
+    created: Annotated[int, Meta(ge=0, le=LATEST)] = 0
     kind: Kind | None = None
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
     context_length: Count | None = None

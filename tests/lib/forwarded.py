@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,10 +48,16 @@ def wait_for(near: Machine, *peers: Peer) -> None:
     eventually(has_reports, "reports of peers")
 
 
-def report_of(*ids: str, free: int = 1, queue: int = 0) -> StatusReport:
-    """The report of a peer that exists only in a test."""
+def report_of(
+    *ids: str, free: int = 1, queue: int = 0, aliases: Mapping[str, tuple[str, ...]] | None = None
+) -> StatusReport:
+    """The report of a peer that exists only in a test. ``aliases`` has those of some ids."""
+    given = aliases or {}
     return StatusReport(
         id="0" * 16, name="fake", version="1",
-        models=tuple(ReportedModel(id=id, size=1, kind="chat", status="loaded") for id in ids),
+        models=tuple(
+            ReportedModel(id=id, size=1, kind="chat", status="loaded", aliases=given.get(id, ()))
+            for id in ids
+        ),
         slots_total=1000, slots_free=free, queue=queue, tokens_per_second=0.0, time=1.0,
     )  # fmt: skip

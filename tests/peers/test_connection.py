@@ -209,10 +209,11 @@ def test_a_get_is_sent_again(connections: PeerConnections, far: Far) -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort", PeerUnreachable),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort", PeerUnreachable),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", PeerUnreachable),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n", PeerProtocolError),
         (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70000 + b"\r\n\r\n", PeerProtocolError),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n" + b"a" * 5000000, PeerProtocolError),
     ],
-    ids=["no HTTP", "too short", "no last chunk", "no chunk", "long header", "too long"],
+    ids=["no HTTP", "too short", "no last chunk", "no chunk", "no end", "long header", "too long"],
 )
 def test_an_answer_that_is_wrong_is_an_error(
     connections: PeerConnections, far: Far, answer: bytes, error: type[Exception]

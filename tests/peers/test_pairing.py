@@ -406,6 +406,55 @@ def test_a_full_disk_where_the_code_is_shown_leaves_neither(
     assert_strangers(near, far)
 
 
+@contextlib.contextmanager
+def hidden_key(machine: Machine) -> Iterator[None]:
+    """A machine whose key cannot be read while the block runs."""
+    key = machine.peers.identity.key_file
+    hidden = key.rename(key.with_suffix(".hidden"))
+    yield
+    hidden.rename(key)
+
+
+def test_a_peer_is_forgotten_whether_or_not_the_key_can_be_read(
+    both: tuple[Machine, Machine],
+) -> None:
+    near, far = both
+    near.know(far)
+    with hidden_key(far):
+        gone = request(far.server.url, "DELETE", f"/v1/peers/{near.peers.identity.id}")
+        assert gone.status == 200
+        assert far.peers.book.all() == []
+        assert near.ask(far, "GET", "/peer/alive").status == 401
+    with pytest.raises(OSError, match=ENDED):
+        near.ask(far, "GET", "/peer/alive")
+
+
+def test_the_door_is_closed_after_a_code_whether_or_not_the_key_can_be_read(
+    both: tuple[Machine, Machine],
+) -> None:
+    near, far = both
+    code = open_code(far)
+    with hidden_key(far):
+        assert pair(near, far.peers.port, code).status == 200
+        assert request(far.server.url, "GET", PAIR).json["state"] == "paired"
+        with pytest.raises(OSError, match=ENDED):
+            ask(far, pairing_context(), "POST", "/peer/pair", b"{}")
+    assert near.ask(far, "GET", "/peer/alive").status == 204
+    with pytest.raises(OSError, match=ENDED):
+        ask(far, pairing_context(), "POST", "/peer/pair", b"{}")
+
+
+def test_no_code_is_opened_if_the_key_cannot_be_read(both: tuple[Machine, Machine]) -> None:
+    near, far = both
+    before = request(far.server.url, "GET", PAIR).json
+    with hidden_key(far):
+        answer = request(far.server.url, "POST", PAIR, {})
+        assert code_of(answer) == (500, "store_failed")
+        assert request(far.server.url, "GET", PAIR).json == before
+        assert not far.peers.desk.is_open
+    assert pair(near, far.peers.port, open_code(far)).status == 200
+
+
 # --- what a machine without a certificate can send ------------------------------------------------
 
 

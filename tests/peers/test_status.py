@@ -15,8 +15,10 @@ from machines import Machine
 from support import eventually
 
 from offgrid import __version__
+from offgrid.api.anthropic.models import described_far
+from offgrid.api.ollama.answer import to_time
 from offgrid.peers.book import Grant
-from offgrid.peers.status import MAX_MODELS, MAX_REPORT, read_report
+from offgrid.peers.status import LATEST, MAX_MODELS, MAX_REPORT, read_report
 from offgrid.store.hashes import Hashes
 
 HASH = "0123456789abcdef" * 4
@@ -154,6 +156,14 @@ def test_a_model_that_is_not_valid_is_left_out(model: object) -> None:
     kept = read_report(report(models=[model, {"id": "good", "size": 1, "new_field": [1]}]))
     assert [one.id for one in kept.models] == ["good"]
     assert kept.models_left_out == 1
+
+
+def test_each_time_of_a_model_can_be_written_as_a_date() -> None:
+    models = [{"id": str(time), "size": 1, "created": time} for time in (0, LATEST, LATEST + 1)]
+    kept = read_report(report(models=models))
+    assert kept.models_left_out == 1
+    for write in (lambda one: described_far(one)["created_at"], lambda one: to_time(one.created)):
+        assert [write(one)[:10] for one in kept.models] == ["1970-01-01", "9999-12-31"]
 
 
 def test_two_models_with_one_id_are_one() -> None:

@@ -18,6 +18,7 @@ from offgrid.api.http.request import liveness
 from offgrid.api.http.request_id import request_id
 from offgrid.api.http.request_log import RequestLog
 from offgrid.api.http.streamed import StreamedBody
+from offgrid.api.http.waitress.environ import BODY
 from offgrid.caller import Caller
 from offgrid.config import Commit, Settings
 from offgrid.record import Outcome, Record
@@ -94,6 +95,7 @@ class Observer:
             self.end(record)
         else:
             resp.stream = _Observed(resp.stream, self, record, liveness(req))
+            req.env[BODY] = resp.stream
 
     def end(self, record: Record, *, told: bool = True) -> None:
         """End a record: count the request, and log it unless ``told`` is false."""

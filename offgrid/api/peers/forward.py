@@ -7,6 +7,7 @@ Models of this machine come first, and a request that a peer has sent is never s
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -47,7 +48,12 @@ _RELAYED = (
     "x-offgrid-ignored", "x-offgrid-seed", "x-offgrid-warning", "x-should-retry",
 )  # fmt: skip
 """Headers of a peer that a client gets."""
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+"""A value that a header may have: without control characters, such as the ends of lines in a value
+that is continued on the next line."""
 _STREAMS = ("text/event-stream", "application/x-ndjson")
+_BODILESS = (204, 304)
+"""Statuses of responses without a body: the framework drops what they are given as one."""
 _decoder = msgspec.json.Decoder(Fields)
 
 
@@ -165,9 +171,11 @@ def find(forwarding: Forwarding | None, pool: EnginePool, name: str) -> list[Fou
         ModelForbidden: the caller of this request may not use the model.
     """
     found = [] if forwarding is None else forwarding.where.find(name)
-    if not found or _is_own(pool, name, found[0]):
+    if forwarding is None or not found or _is_own(pool, name, found[0]):
         return []
-    check_allowed(found[0], name)
+    models = caller().models
+    if models is not None and found[0].model.id not in allowed_ids(forwarding, pool, models):
+        raise ModelForbidden(caller(), name, models)
     return found
 
 
@@ -176,17 +184,17 @@ def _is_own(pool: EnginePool, name: str, found: Found) -> bool:
     return entry is not None and (name not in found.names or name in pool.names(entry))
 
 
-def is_allowed(found: Found) -> bool:
-    """Return whether the caller of this request may use a model of a peer."""
-    models = caller().models
-    return models is None or not models.isdisjoint(found.names)
+def allowed_ids(forwarding: Forwarding, pool: EnginePool, models: frozenset[str]) -> frozenset[str]:
+    """Return the ids of the models of peers that a caller may use.
 
-
-def check_allowed(found: Found, name: str) -> None:
-    """Raise ModelForbidden unless the caller of this request may use a model of a peer."""
-    models = caller().models
-    if models is not None and not is_allowed(found):
-        raise ModelForbidden(caller(), name, models)
+    Args:
+        forwarding: knows the models of peers.
+        pool: knows the models of this machine. Their names stand for these, so a peer that uses one
+            of them as an alias gives the caller nothing more.
+        models: ids and aliases that the caller may use.
+    """
+    meant = (forwarding.where.meant(name) for name in models - pool.all_names())
+    return frozenset(id for id in meant if id is not None)
 
 
 def _fields_of(req: falcon.Request, body: bytes | None) -> Fields | None:
@@ -219,11 +227,13 @@ def _check_filter(found: Found) -> None:
 def _headers_of(running: Running) -> Mapping[str, str]:
     """Return the headers for the client."""
     given = running.response.headers
-    headers = {name: value for name in _RELAYED if (value := given.get(name)) is not None}
+    sent = {name: name for name in _RELAYED} | {PEER_REQUEST: "x-request-id"}
+    headers = {
+        name: value
+        for name, theirs in sent.items()
+        if (value := given.get(theirs)) is not None and _VALUE.fullmatch(value)
+    }
     headers[PEER] = quote(running.peer.name, safe=" ()+")
-    request_id = given.get("x-request-id")
-    if request_id is not None:
-        headers[PEER_REQUEST] = request_id
     return headers
 
 
@@ -237,7 +247,7 @@ def _relay(
     """
     record: Record = req.context.record
     kind = running.response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in _STREAMS:
+    if kind in _STREAMS and running.response.status not in _BODILESS:
         framing = endpoint.framing(record.id)
         resp.stream = RelayedStream(running, framing, endpoint.ends, record.failed)
         return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from offgrid.api.peers.forward import find, is_allowed
+from offgrid.api.http.caller import caller
+from offgrid.api.peers.forward import allowed_ids, find
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ModelOnPeer
 from offgrid.peers.forwarding.forwarding import Forwarding
@@ -18,7 +19,10 @@ def of_peers(forwarding: Forwarding | None, pool: EnginePool) -> list[Found]:
     id."""
     if forwarding is None:
         return []
-    listed = [found for found in forwarding.where.listed() if is_allowed(found)]
+    listed, models = forwarding.where.listed(), caller().models
+    if listed and models is not None:
+        allowed = allowed_ids(forwarding, pool, models)
+        listed = [found for found in listed if found.model.id in allowed]
     own = pool.all_names() if listed else frozenset[str]()
     return [found for found in listed if found.model.id not in own]
 
@@ -76,7 +80,10 @@ def details(found: Found) -> dict[str, Any]:
 
 def advice(forwarding: Forwarding, name: str) -> str:
     """Return a sentence with the models of peers, for a name that means no model; empty if there
-    are none. Callers with certain models get another sentence."""
+    are none. Callers with certain models get another sentence, and a peer, which cannot use the
+    models of other peers, does not learn of them."""
+    if caller().is_machine:
+        return ""
     ids = nearest(name, [found.model.id for found in forwarding.where.listed()])
     return f"The models of peers are: {named(ids)}." if ids else ""
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import falcon.testing
 import pytest
 from fake_peer import STREAM, Answer, FakePeer, chunk, whole
 from forwarded import MODEL, report_of, wait_for
 from machines import Machine
-from support import TIMEOUT, request
+from support import TIMEOUT, eventually, request
 
 BODY = {"model": MODEL, "prompt": "Once", "stream": True}
 TEXT = "/v1/completions"
@@ -34,9 +35,9 @@ def make_peer(near: Machine, tmp_path: Path) -> Iterator[MakePeer]:
     asked first."""
     made: list[FakePeer] = []
 
-    def make(answer: Answer, name: str = "fake", **report: Any) -> FakePeer:
+    def make(answer: Answer, name: str = "fake", *others: str, **report: Any) -> FakePeer:
         report.setdefault("free", 100 - len(made))
-        says = report_of(MODEL, **report)
+        says = report_of(MODEL, *others, **report)
         peer = FakePeer(tmp_path / f"peer-{name}", near.as_peer(), says, answer, name)
         made.append(peer)
         near.peers.book.add(peer.as_peer())
@@ -90,6 +91,66 @@ def test_headers_of_the_connection_and_of_the_peer_stay_there(
     assert answer.headers["x-offgrid-peer-request-id"] == "theirs"
     assert answer.headers["x-request-id"] != "theirs"
     assert not {"server", "set-cookie", "x-other"} & answer.headers.keys()
+
+
+def has_ended(near: Machine) -> None:
+    """Wait until no forwarded request is left."""
+    forwarding = near.peers.forwarding
+    eventually(lambda: not forwarding._running, "the forwarded request has ended")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "x-offgrid-seed: 1\r\n 2",
+        "x-request-id: 1\r\n\t2",
+        "retry-after: 1\0",
+        "x-offgrid-warning: \x7f",
+    ],
+)
+def test_headers_with_control_characters_are_left_out(
+    near: Machine, make_peer: MakePeer, header: str
+) -> None:
+    head = STREAM.removesuffix(b"\r\n") + header.encode() + b"\r\n\r\n"
+    make_peer(lambda sock, asked: sock.sendall(head + chunk(b"data: a\n\n") + chunk(b"")))
+    answer = request(near.server.url, "POST", TEXT, BODY)
+    assert (answer.status, answer.body) == (200, b"data: a\n\n")
+    left_out = {"x-offgrid-seed", "x-offgrid-peer-request-id", "retry-after", "x-offgrid-warning"}
+    assert not left_out & answer.headers.keys()
+    has_ended(near)
+
+
+@pytest.mark.parametrize("status", [101, 103, 199, 600, 999])
+def test_a_status_that_ends_no_response_is_an_error(
+    near: Machine, make_peer: MakePeer, status: int
+) -> None:
+    """A client takes one below 200 for the beginning of what comes next."""
+    make_peer(whole(status, b"{}"))
+    answer = request(near.server.url, "POST", TEXT, BODY)
+    assert (answer.status, answer.json["error"]["code"]) == (502, "peer_lost")
+    assert f"status {status}" in answer.json["error"]["message"]
+    has_ended(near)
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_stream_without_a_body_ends(near: Machine, make_peer: MakePeer, status: int) -> None:
+    make_peer(whole(status, b"", "Content-Type: text/event-stream"))
+    assert request(near.server.url, "POST", TEXT, BODY).status == status
+    has_ended(near)
+
+
+def test_a_response_that_the_server_refuses_to_begin_ends(
+    near: Machine, make_peer: MakePeer
+) -> None:
+    def refuse(status: str, headers: object, *rest: object) -> None:
+        raise ValueError(status)
+
+    make_peer(streamed(b"data: a\n\n"))
+    raw = json.dumps(BODY).encode()
+    environ = falcon.testing.create_environ(TEXT, method="POST", body=raw, host="localhost")
+    with pytest.raises(ValueError, match="200"):
+        near.server.http._server.application(environ, refuse)
+    assert not near.peers.forwarding._running
 
 
 @pytest.mark.parametrize(
@@ -328,3 +389,35 @@ def test_requests_since_the_report_count_as_load(near: Machine, make_peer: MakeP
     where.sent(first, -1)
     where.sent(first, -1)
     assert where.find(MODEL)[0].peer.name == first.name
+
+
+def test_a_name_is_sent_only_where_it_means_the_model(near: Machine, make_peer: MakePeer) -> None:
+    """Each peer finds the model by the name in the body."""
+    answer = whole(200, b"{}")
+    other = make_peer(answer, "other", "quasar", aliases={"quasar": ("Beacon",)})
+    without = make_peer(answer, "without")
+    named = make_peer(answer, "named", aliases={MODEL: ("Beacon",)}, queue=9)
+    for name in ("Beacon", "BEACON"):
+        relayed = request(near.server.url, "POST", TEXT, {**BODY, "model": name})
+        assert (relayed.status, relayed.headers["x-offgrid-peer"]) == (200, "named")
+    assert len(named.requests) == 2
+    assert not other.requests + without.requests
+    where = near.peers.forwarding.where
+    assert [one.peer.name for one in where.find(MODEL)] == ["other", "without", "named"]
+
+
+def test_an_exact_name_on_one_peer_comes_before_others_elsewhere(
+    near: Machine, make_peer: MakePeer
+) -> None:
+    answer = whole(200, b"{}")
+    make_peer(answer, "alias", aliases={MODEL: ("quasar",)})
+    make_peer(answer, "case", "quasar", aliases={MODEL: ("Quasar",)})
+    where = near.peers.forwarding.where
+
+    def found(name: str) -> list[tuple[str, str]]:
+        return [(one.model.id, one.peer.name) for one in where.find(name)]
+
+    assert found("quasar") == [("quasar", "case")]
+    assert found("Quasar") == found("QUASAR") == [(MODEL, "alias"), (MODEL, "case")]
+    assert found("quasar.gguf") == [("quasar", "case")]
+    assert set(where.names()) == {MODEL, "Quasar", "quasar"}

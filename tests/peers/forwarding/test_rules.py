@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from forwarded import MODEL, Pair, give_model, introduce
+from fake_peer import FakePeer, whole
+from forwarded import MODEL, Pair, give_model, introduce, report_of, wait_for
 from keyed import bearer, new_key
 from machines import Machine
 from support import STARTER, request
@@ -56,6 +57,20 @@ def test_an_unknown_name_is_answered_with_the_models_of_peers(lasting_pair: Pair
     refused = ask(lasting_pair.near, model="lightship")
     assert (refused.status, refused.json["error"]["code"]) == (404, "model_not_found")
     assert refused.json["error"]["message"].endswith(f"The models of peers are: {MODEL}.")
+
+
+def test_a_peer_does_not_learn_of_models_of_other_peers(
+    make_machine: Callable[..., Machine], lasting_pair: Pair
+) -> None:
+    near, third = lasting_pair.near, make_machine("third")
+    third.know(near)
+    body = json.dumps({"model": "lightship", **TEXT}).encode()
+    answer = third.ask(near, "POST", "/v1/completions", body)
+    near.peers.book.remove(third.peers.identity.fingerprint)
+    assert answer.status == 404
+    message = json.loads(answer.content)["error"]["message"]
+    assert STARTER in message
+    assert MODEL not in message
 
 
 def test_a_machine_without_models_names_those_of_its_peers(
@@ -279,3 +294,25 @@ def test_keys_decide_which_models_of_peers_may_be_used(
         "all": (200, sorted([STARTER, MODEL])), "few": (403, [STARTER]), "far": (200, [MODEL]),
     }  # fmt: skip
     assert request(near.server.url, "POST", "/v1/completions", body).status == 401
+
+
+def test_an_alias_of_a_peer_gives_a_key_for_an_own_model_nothing(
+    make_machine: Callable[..., Machine], tmp_path: Path
+) -> None:
+    (tmp_path / "near").mkdir()
+    file = tmp_path / "near" / "keys.json"
+    secrets = [new_key(file, name, models=(name,))[1] for name in (STARTER, "beacon")]
+    near = make_machine("near", keys_file=file)
+    report = report_of(MODEL, aliases={MODEL: (STARTER, "beacon")})
+    peer = FakePeer(tmp_path / "fake", near.as_peer(), report, whole(200, b"{}"))
+    near.peers.book.add(peer.as_peer())
+    wait_for(near, peer.as_peer())
+    body = {"model": MODEL, **TEXT}
+    found = []
+    for secret in secrets:
+        headers = bearer(secret)
+        answer = request(near.server.url, "POST", "/v1/completions", body, headers)
+        listed = request(near.server.url, "GET", "/v1/models", headers=headers).json["data"]
+        found.append((answer.status, [one["id"] for one in listed]))
+    peer.close()
+    assert found == [(403, [STARTER]), (200, [MODEL])]

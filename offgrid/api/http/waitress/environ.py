@@ -11,6 +11,9 @@ from typing import Any
 WRITE = "offgrid.write"
 """Key of a WSGI environment: the server's ``write`` (PEP 3333), kept by the application."""
 
+BODY = "offgrid.body"
+"""Key of a WSGI environment: the body of a streamed response, until the server has it."""
+
 ON_PEERS_PORT = "offgrid.peers_port"
 """Key of a WSGI environment: present if the request came through the peers port."""
 PEER = "offgrid.peer"
