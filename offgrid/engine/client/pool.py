@@ -219,8 +219,9 @@ class EnginePool:
                 entry = self._catalogue.get(model_id)
                 self._prepare(entry)
                 with self._changed:
-                    known = self.roster.get(model_id) is not None
-                    fit = None if known or self.line.draining else self.roster.place(entry)
+                    known = self.roster.get(model_id)
+                    waits = self.line.draining or self.roster.must_ask
+                    fit = None if known or waits else self.roster.place(entry)
                     if fit is not None:
                         self.roster.begin(entry, fit)
                         self._keeper.watch()
@@ -393,9 +394,11 @@ class EnginePool:
         """Find out what may take a while, without the lock: what the files of a model say and, if
         it is not loaded, what other machines lend."""
         self._catalogue.describe(entry)
-        loaded = any(client.name == entry.id for client in self.roster.snapshot())
-        if self._settings.rpc_servers and self._settings.rpc_layers and not loaded:
-            self.lenders.refresh()
+        with self._changed:
+            self.roster.bury()
+            loaded = self.roster.get(entry.id) is not None
+        if not loaded:
+            self.line.ask_lenders()
 
     def _lease(self, entry: ModelEntry, alive: Callable[[], bool], use: Use) -> LoadedModel:
         """Return a model that is loaded or loading, and take a lease on it."""
@@ -421,7 +424,8 @@ class EnginePool:
             self._outdate(known)
         roster.check_file(entry)
         roster.check_failed(entry)
-        if known is None and not self.line:
+        # The thread of the line asks first if what other machines lend has changed since then.
+        if known is None and not self.line and not roster.must_ask:
             fit = roster.place(entry)
             known = None if fit is None else roster.begin(entry, fit)
         if known is None or not known.serves:
@@ -444,7 +448,8 @@ class EnginePool:
         with self._changed:
             known = self._available(entry)
             if known is None:
-                if self.roster.stuck and self.roster.place(entry) is None:
+                full = self.roster.stuck and not (self.roster.closing or self.roster.must_ask)
+                if full and self.roster.place(entry) is None:
                     raise no_room(entry.id)
                 self.line.ask(entry.id, keep_alive)
             else:
