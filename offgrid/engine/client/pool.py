@@ -24,7 +24,7 @@ from offgrid.engine.client.keeper import Keeper
 from offgrid.engine.client.lenders import Lenders, local_servers
 from offgrid.engine.client.line import POLL, WaitingLine, no_room
 from offgrid.engine.client.pending import ClientGone
-from offgrid.engine.client.returning import Returning
+from offgrid.engine.client.returning import Found, Returning
 from offgrid.engine.client.roster import LoadedModel, Roster, load_command
 from offgrid.engine.client.turnover import retry_after, seconds_of_all
 from offgrid.engine.client.use import UNLOADED, USUAL, ModelStatus, Use
@@ -201,20 +201,23 @@ class EnginePool:
             self._returning.start()
         return begun
 
-    def _bring_back(self) -> bool:
+    def _bring_back(self) -> Found:
         """Load the models of the start that could not be loaded, if there is memory for them now:
         machines that lend may be back. Called by another thread.
 
         Returns:
-            Whether a load has begun, or none is missing.
+            What it has found, before it began to load a model.
         """
-        missing = 0
+        found: Found = "complete"
         for model_id in self._catalogue.start_ids():
             with self._changed:
                 self.roster.bury()
+                known = self.roster.get(model_id)
+                if known is not None and not known.client.ready and found == "complete":
+                    found = "loading"
                 if self.line.draining or not self.roster.may_return(model_id):
                     continue
-            missing += 1
+            found = "missing"
             with contextlib.suppress(RequestError):
                 entry = self._catalogue.get(model_id)
                 self._prepare(entry)
@@ -225,8 +228,8 @@ class EnginePool:
                     if fit is not None:
                         self.roster.begin(entry, fit)
                         self._keeper.watch()
-                        return True
-        return missing == 0
+                        break
+        return found
 
     def loaded(self) -> list[EngineClient]:
         """Return the engine clients of all models that are loaded or loading."""
