@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from offgrid.config import BY_NAME, Settings
+from offgrid.engine.client.spread import place_of
 from offgrid.errors import ConfigError, OffgridError
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.identity import Identity, load_identity
@@ -21,11 +22,11 @@ _PORT = int(BY_NAME["rpc_port"].default)
 
 
 def rpc_servers(settings: Settings) -> list[RpcServer]:
-    """Return the servers that the setting ``rpc_servers`` names, peers and others.
+    """Return the servers that the setting ``rpc_servers`` names, peers and others, each once.
 
     Raises:
-        ConfigError: one of them is neither a peer nor a port of this machine, or there are too
-            many.
+        ConfigError: one of them is neither a peer nor a port of this machine, or its port is wrong,
+            or there are too many.
     """
     names = settings.rpc_servers
     if not names:
@@ -34,6 +35,8 @@ def rpc_servers(settings: Settings) -> list[RpcServer]:
     found: list[RpcServer] = []
     for name in names:
         found += _peers(settings, book) if name == ALL else [_server(settings, book, name)]
+    # "peers,strong" names strong twice, and its memory is there once.
+    found = [*{place_of(one): one for one in found}.values()]
     if len(found) > MAX_SERVERS:
         raise ConfigError(f"rpc_servers: llama.cpp uses at most {MAX_SERVERS} servers.")
     return found
@@ -74,6 +77,8 @@ def _peer(settings: Settings, book: Book, text: str) -> RpcServer | None:
         name, _, number = text.rpartition(":")
         peer = book.find(name) if name and number.isdecimal() else None
         port = int(number) if peer is not None else port
+    if not 0 < port < 1 << 16:
+        raise ConfigError(f"rpc_servers: {text!r} has no port from 1 to 65535 after the colon.")
     if peer is None:
         return None
     return server_of(load_identity(settings.peers_dir, settings.peers_name), peer, port)

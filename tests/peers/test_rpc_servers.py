@@ -43,6 +43,22 @@ def test_all_peers_can_be_named_together(tmp_path: Path) -> None:
     assert [one.name for one in found] == ["far", "near", "127.0.0.1:50052"]
 
 
+def test_a_server_that_is_named_twice_is_one(tmp_path: Path) -> None:
+    pair(tmp_path / "here" / "peers", tmp_path / "far" / "peers")
+    names = ("peers", "far", "FAR:11613", "127.0.0.1:50052", "localhost:50052")
+    found = rpc_servers(settings(tmp_path, *names))
+    assert [(one.is_peer, one.port) for one in found] == [(True, 11613), (False, 50052)]
+    # Another port is another program.
+    assert len(rpc_servers(settings(tmp_path, "peers", "far:4711"))) == 2
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_the_port_of_a_peer_must_exist(tmp_path: Path, port: str) -> None:
+    pair(tmp_path / "here" / "peers", tmp_path / "far" / "peers")
+    with pytest.raises(ConfigError, match=f"'far:{port}' has no port from 1 to 65535"):
+        rpc_servers(settings(tmp_path, f"far:{port}"))
+
+
 def test_a_port_of_this_machine_is_used_without_tls(tmp_path: Path) -> None:
     names = ("127.0.0.1:50052", "localhost:50053", "127.8.0.1:1")
     found = rpc_servers(settings(tmp_path, *names))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from offgrid.config import Settings
 from offgrid.engine.client.fit import UNLIMITED, Candidate, Fit, choose, measure, refusal
+from offgrid.engine.client.spread import Lent, place_of
 from offgrid.engine.memory import MIB, free_memory, resident
 from offgrid.errors import ModelLoadFailed
 
@@ -25,6 +27,10 @@ class Taking(Protocol):
         """The process id of its worker; None if there is none."""
 
     @property
+    def ready_since(self) -> float | None:
+        """When it was loaded, in monotonic seconds; None while it loads."""
+
+    @property
     def pinned(self) -> bool:
         """Whether it is never unloaded for another one."""
 
@@ -33,7 +39,9 @@ class Budget:
     """Compares what a model needs with what is free.
 
     A model that is loading, or has not computed a full context yet, holds less than it will need.
-    The difference is kept for it.
+    The difference is kept for it. Memory of other machines is compared in the same way: what a
+    server lends is known from its last answer, in which models that were still loading may not
+    count yet.
 
     Args:
         limit: bytes that all models together may take; None for what is free, 0 for no limit.
@@ -51,13 +59,20 @@ class Budget:
         self._free = free
         self._held = held
 
-    def place(self, candidate: Candidate, models: Iterable[Taking], closing: bool) -> Fit | None:
+    def place(
+        self,
+        candidate: Candidate,
+        models: Iterable[Taking],
+        closing: bool,
+        returning: bool = False,
+    ) -> Fit | None:
         """Return how a model can be loaded now; None if others must be unloaded first.
 
         Args:
             candidate: the model.
             models: all that are loaded or loading.
             closing: whether the memory of further ones has not been freed yet.
+            returning: whether other machines may still be freeing memory that was borrowed.
 
         Raises:
             ModelLoadFailed: it does not fit even if only pinned models are loaded.
@@ -68,10 +83,16 @@ class Budget:
         loose = [one for one in taking if not one.pinned]
         # Another model is unloaded rather than this one gets a short context, or memory of another
         # machine, which makes it slow.
-        fit = choose(candidate, self._now(taking), shorten=not (loose or closing))
-        if fit is not None or closing:
+        borrow = not (loose or closing)
+        beside = replace(candidate, lent=_lent_beside(candidate.lent, taking))
+        free = self._now(taking)
+        fit = choose(beside, free, shorten=borrow and not returning, borrow=borrow)
+        if returning and fit is not None and fit.borrowed and "parallel" in fit.lowered:
+            return None  # it may get more slots in a moment
+        if fit is not None or closing or returning:
             return fit
         alone = self._alone(taking)
+        candidate = replace(candidate, lent=_lent_alone(candidate.lent, taking))
         if not loose or choose(candidate, alone) is None:
             name = Path(candidate.load.path).name
             raise ModelLoadFailed(
@@ -85,7 +106,10 @@ class Budget:
         not fit, how its settings say; then it needs more than is free."""
         taking = [*models]
         alone = self._alone(taking)
-        fit = choose(candidate, self._now(taking), shorten=not taking) or choose(candidate, alone)
+        beside = replace(candidate, lent=_lent_beside(candidate.lent, taking))
+        candidate = replace(candidate, lent=_lent_alone(candidate.lent, taking))
+        now = choose(beside, self._now(taking), shorten=not taking, borrow=not taking)
+        fit = now or choose(candidate, alone)
         return fit or measure(candidate, candidate.load, alone)
 
     def _now(self, taking: list[Taking], freed: int = 0) -> int:
@@ -107,6 +131,45 @@ class Budget:
     def _holds(self, one: Taking) -> int:
         pid = one.pid
         return 0 if pid is None else self._held(pid)
+
+
+def _lent_beside(lent: tuple[Lent, ...], taking: list[Taking]) -> tuple[Lent, ...]:
+    """Return what is lent next to these models."""
+
+    def taken(one: Lent) -> int:
+        uncounted = [
+            model for model in taking if model.ready_since is None or model.ready_since > one.asked
+        ]
+        return _borrowed(one, uncounted)
+
+    return tuple(replace(one, free=max(0, one.free - taken(one))) for one in lent)
+
+
+def _lent_alone(lent: tuple[Lent, ...], taking: list[Taking]) -> tuple[Lent, ...]:
+    """Return what would be lent if no model but the pinned ones were loaded. That is too much if
+    one was not loaded yet when its server was asked; the server is asked again before such a model
+    is unloaded."""
+    loose = [one for one in taking if not one.pinned]
+
+    def freed(one: Lent) -> Lent:
+        size = _borrowed(one, loose)
+        # ggml's own server answers nobody while it serves a model.
+        busy = size > 0 and not one.server.is_peer
+        return replace(one, free=one.free + size, problem="" if busy else one.problem)
+
+    beside = _lent_beside(lent, [one for one in taking if one.pinned])
+    return tuple(freed(one) for one in beside)
+
+
+def _borrowed(lent: Lent, models: list[Taking]) -> int:
+    """Return the bytes that models borrow from a server."""
+    place = place_of(lent.server)
+    return sum(
+        part.size
+        for model in models
+        for part in model.fit.borrowed
+        if place_of(part.server) == place
+    )
 
 
 def budget_limit(settings: Settings) -> int | None:

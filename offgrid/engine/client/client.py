@@ -190,6 +190,11 @@ class EngineClient:
         return self._readiness.ready
 
     @property
+    def ready_since(self) -> float | None:
+        """When the model was loaded, in monotonic seconds; None while it is not ready."""
+        return self._readiness.ready_since
+
+    @property
     def progress(self) -> float:
         """The part of the weights that is loaded, 0 to 1."""
         return self._readiness.progress

@@ -19,7 +19,7 @@ from offgrid.config import BY_NAME
 from offgrid.engine import kv_types
 from offgrid.engine.client.estimate import Estimate, context_of, estimate
 from offgrid.engine.client.processor import Repacked, repacked_types
-from offgrid.engine.client.spread import AUTOMATIC, Demand, Lent, spread
+from offgrid.engine.client.spread import AUTOMATIC, Borrowed, Demand, Lent, borrowed, spread
 from offgrid.engine.memory import MIB, written
 from offgrid.engine.protocol.commands import Load
 from offgrid.rpc.endpoint import Placed
@@ -86,6 +86,7 @@ class Fit:
         free: bytes that were free.
         context: tokens of the context of a slot.
         lowered: the settings whose defaults were lowered.
+        borrowed: the memory of other machines that it takes.
     """
 
     load: Load
@@ -95,6 +96,7 @@ class Fit:
     free: int = UNLIMITED
     context: int = 0
     lowered: tuple[str, ...] = ()
+    borrowed: tuple[Borrowed, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -120,23 +122,29 @@ class Fit:
 
 
 def choose(
-    candidate: Candidate, free: int, *, shorten: bool = True, repacked: Repacked | None = None
+    candidate: Candidate,
+    free: int,
+    *,
+    shorten: bool = True,
+    borrow: bool = True,
+    repacked: Repacked | None = None,
 ) -> Fit | None:
     """Return how a model is loaded into ``free`` bytes; None if it does not fit.
 
     Args:
         candidate: the model.
         free: bytes that are free for it.
-        shorten: whether the context may be shortened, and other machines may be used that lend
-            memory. These are used in any case if the setting ``rpc_layers`` says so.
+        shorten: whether the context may be shortened.
+        borrow: whether other machines may be used that lend memory. They are used in any case if
+            the setting ``rpc_layers`` says so.
         repacked: as for :func:`estimate`; by default those of this processor.
     """
     forced = candidate.remote_layers > 0 and bool(candidate.lent)
     if not candidate.checked:
-        return _unchecked(candidate, forced)
+        return _unchecked(candidate, forced, repacked)
     for longest in (False, True) if shorten else (False,):
         fit = None if forced else _choose_here(candidate, free, longest, repacked)
-        if fit is None and candidate.lent and (forced or shorten) and candidate.remote_layers:
+        if fit is None and candidate.lent and (forced or borrow) and candidate.remote_layers:
             fit = _choose_spread(candidate, free, longest, repacked)
         if fit is not None:
             return fit
@@ -160,45 +168,53 @@ def _choose_spread(
 ) -> Fit | None:
     """Return how a model is loaded on this machine and on others that lend memory."""
     for load in _candidates(candidate, shorten, repacked):
-        placed = _spread(candidate, load, free, repacked)
+        demand = _demand(candidate, load, repacked)
+        placed = _spread(candidate, load, demand, free, repacked) if demand.layers else None
         if placed is not None:
             load = structs.replace(load, rpc=placed)
             fit = measure(candidate, load, free, repacked)
-            return measure(candidate, _with_prefixes(load, free - fit.needs), free, repacked)
+            fit = measure(candidate, _with_prefixes(load, free - fit.needs), free, repacked)
+            return replace(fit, borrowed=borrowed(demand, placed))
     return None
 
 
-def _spread(
-    candidate: Candidate, load: Load, free: int, repacked: Repacked | None
-) -> tuple[Placed, ...] | None:
-    sizes, whole = candidate.sizes, measure(candidate, load, repacked=repacked).estimate
-    if sizes is None or whole is None or not sizes.layers:
-        return None
+def _demand(
+    candidate: Candidate, load: Load, repacked: Repacked | None, *, flash: bool | None = None
+) -> Demand:
+    """Return what a layer needs on another machine. ``flash`` is as for :func:`estimate`."""
+    sizes, whole = candidate.sizes, measure(candidate, load, repacked=repacked, flash=flash)
+    if sizes is None or whole.estimate is None or not sizes.layers:
+        return Demand(0, 0, 0)
+    layers, found = len(sizes.layers), whole.estimate
+    return Demand(layers, max(sizes.layers) + found.cache // layers, found.compute)
 
+
+def _spread(
+    candidate: Candidate, load: Load, demand: Demand, free: int, repacked: Repacked | None
+) -> tuple[Placed, ...] | None:
     def fits(count: int) -> bool:
         moved = structs.replace(load, rpc=(Placed(candidate.lent[0].server, count),))
         return measure(candidate, moved, free, repacked).fits
 
-    layers = len(sizes.layers)
-    demand = Demand(layers, max(sizes.layers) + whole.cache // layers, whole.compute)
     return spread(demand, candidate.lent, candidate.remote_layers, fits)
 
 
-def _unchecked(candidate: Candidate, forced: bool) -> Fit | None:
-    """Return how a model is loaded of whose memory nothing is known: only if the setting says how
-    many layers other machines get, they get some."""
+def _unchecked(candidate: Candidate, forced: bool, repacked: Repacked | None) -> Fit | None:
+    """Return how a model is loaded of whose memory on this machine nothing is known: only if the
+    setting says how many layers other machines get, they get some."""
     load = _with_prefixes(candidate.load, UNLIMITED)
     if not forced:
         return Fit(load)
-    layers = 0 if candidate.sizes is None else len(candidate.sizes.layers)
-    placed = spread(
-        Demand(layers, 0, 0), candidate.lent, candidate.remote_layers, lambda count: True
-    )
+    # The least that the layers can need: a user who says how many is not refused for a guess.
+    demand = _demand(candidate, load, repacked, flash=True)
+    placed = spread(demand, candidate.lent, candidate.remote_layers, lambda count: True)
     if placed is None:
         return None
+    layers = demand.layers
     left = max(0, layers - sum(one.layers for one in placed)) if layers else load.gpu_layers
     on_gpu = left if load.gpu_layers < 0 else min(load.gpu_layers, left)
-    return Fit(structs.replace(load, rpc=placed, gpu_layers=on_gpu))
+    load = structs.replace(load, rpc=placed, gpu_layers=on_gpu)
+    return Fit(load, borrowed=borrowed(demand, placed))
 
 
 def _with_prefixes(load: Load, left: int) -> Load:
@@ -266,7 +282,8 @@ def measure_loaded(
     """
     if fit.estimate is None:
         return fit
-    return measure(candidate, fit.load, fit.free, repacked, flash=flash)
+    measured = measure(candidate, fit.load, fit.free, repacked, flash=flash)
+    return replace(measured, borrowed=fit.borrowed)
 
 
 def refusal(candidate: Candidate, free: int, repacked: Repacked | None = None) -> str:

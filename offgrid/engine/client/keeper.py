@@ -70,7 +70,7 @@ class Keeper:
         finally:
             with self._changed:
                 self.ending.remove(model.entry.id)
-                self._roster.closed()
+                self._roster.closed(model)
                 self._changed.notify_all()
 
     def stop(self) -> None:

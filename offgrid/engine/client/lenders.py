@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from offgrid.config import Settings
 from offgrid.engine.client.spread import Lent
@@ -36,7 +38,11 @@ class Lenders:
         self._servers = servers
         self._clock = clock
         self._lock = threading.Lock()
-        self._asked: float | None = None
+        """Held while servers are asked."""
+        self._state = threading.Lock()
+        """Guards what follows."""
+        self._asked = self._answered = -math.inf
+        """When the servers were asked for ``_lent``, and when the last of them had answered."""
         self._forgotten = 0
         """How often :meth:`forget` was called."""
         self._lent: tuple[Lent, ...] = ()
@@ -46,27 +52,39 @@ class Lenders:
         """What the last :meth:`refresh` has found. Does not wait."""
         return self._lent
 
-    def refresh(self) -> None:
+    def knows(self, since: float = -math.inf) -> bool:
+        """Return whether :attr:`lent` is no older than ``since``, and nothing was forgotten. Does
+        not wait."""
+        with self._state:
+            return self._asked > -math.inf and self._asked >= since
+
+    def refresh(self, since: float = -math.inf) -> None:
         """Ask the servers again, at the same time, unless that was done a moment ago. This may take
-        seconds, so the caller must hold no lock."""
+        seconds, so the caller must hold no lock.
+
+        Args:
+            since: what was asked before that is not used.
+        """
         with self._lock:
-            now = self._clock()
             fresh = _FRESH_PROBLEM if any(one.problem for one in self._lent) else _FRESH
-            if self._asked is not None and now - self._asked < fresh:
+            if self.knows(since) and self._clock() - self._answered < fresh:
                 return
             # The settings may change, or a server be lost, while the others answer.
             while True:
                 before = self._forgotten
-                self._lent = self._ask()
-                self._asked = self._clock()
-                if self._forgotten == before:
-                    return
+                asked = self._clock()
+                found = self._ask()
+                with self._state:
+                    if self._forgotten == before:
+                        self._lent = tuple(replace(one, asked=asked) for one in found)
+                        self._asked, self._answered = asked, self._clock()
+                        return
 
     def forget(self) -> None:
-        """Ask again at the next :meth:`refresh`: a server was lost, or the settings have
-        changed."""
-        self._forgotten += 1
-        self._asked = None
+        """Ask again at the next :meth:`refresh`: the settings have changed."""
+        with self._state:
+            self._forgotten += 1
+            self._asked = -math.inf
 
     def _ask(self) -> tuple[Lent, ...]:
         try:
@@ -95,7 +113,7 @@ def local_servers(settings: Settings) -> list[RpcServer]:
     Raises:
         ConfigError: one is not.
     """
-    found = []
+    found: list[RpcServer] = []
     for text in settings.rpc_servers:
         server = local_server(text)
         if server is None:

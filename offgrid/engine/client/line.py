@@ -292,6 +292,7 @@ class WaitingLine:
         """
         entry = self._find(wanted.id)
         self._catalogue.describe(entry)
+        self.ask_lenders()
         with self._changed:
             self._roster.check_file(entry)
             full = self._roster.get(wanted.id) is not None or self._roster.place(entry) is None
@@ -316,30 +317,55 @@ class WaitingLine:
             A model that must be unloaded first and was taken out of the roster. None if the wanted
             model is being loaded, or no request waits for it, or the server is stopping.
         """
+        while True:
+            with self._changed:
+                decided, victim = self._look_for_room(wanted, entry, unloaded)
+            if decided:
+                return victim
+            self.ask_lenders()
+
+    def _look_for_room(
+        self, wanted: Wanted, entry: ModelEntry, unloaded: str | None
+    ) -> tuple[bool, LoadedModel | None]:
+        """Do the same, until other machines must be asked what they lend. Called with the lock
+        held, unlike that question, which may take seconds.
+
+        Returns:
+            Whether it is decided, and the model.
+        """
         roster = self._roster
+        while True:
+            roster.bury()
+            known = roster.get(wanted.id)
+            if self.draining or not wanted.wanted:
+                roster.let_stay()
+                return True, None
+            if known is not None and known.serves:
+                self._hand_out(wanted, known)
+                return True, None
+            if roster.must_ask:
+                return False, None
+            fit = roster.place(entry) if known is None else None
+            if fit is not None:
+                self._hand_out(wanted, roster.begin(entry, fit, unloaded))
+                return True, None
+            # The keeper may be ending another model, whose memory may be enough.
+            victim = known if known or roster.closing else roster.choose_victim()
+            if victim is None and roster.stuck and not roster.closing:
+                raise no_room(wanted.id)
+            if victim is not None and victim.idle:
+                roster.let_stay()
+                self._keeper.take_out(victim)
+                return True, victim
+            self._changed.wait(POLL)
+
+    def ask_lenders(self) -> None:
+        """Find out what other machines lend, if models may borrow from them. This may take seconds,
+        so the caller must not hold the lock."""
         with self._changed:
-            while True:
-                roster.bury()
-                known = roster.get(wanted.id)
-                if self.draining or not wanted.wanted:
-                    roster.let_stay()
-                    return None
-                if known is not None and known.serves:
-                    self._hand_out(wanted, known)
-                    return None
-                fit = roster.place(entry) if known is None else None
-                if fit is not None:
-                    self._hand_out(wanted, roster.begin(entry, fit, unloaded))
-                    return None
-                # The keeper may be ending another model, whose memory may be enough.
-                victim = known if known or roster.closing else roster.choose_victim()
-                if victim is None and roster.stuck and not roster.closing:
-                    raise no_room(wanted.id)
-                if victim is not None and victim.idle:
-                    roster.let_stay()
-                    self._keeper.take_out(victim)
-                    return victim
-                self._changed.wait(POLL)
+            borrows, since = self._roster.borrows, self._roster.lent_since
+        if borrows:
+            self._roster.lenders.refresh(since)
 
     def _hand_out(self, wanted: Wanted, loaded: LoadedModel) -> None:
         """Hand a model to the requests that wait for it, with a lease for each."""

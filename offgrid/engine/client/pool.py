@@ -24,7 +24,7 @@ from offgrid.engine.client.keeper import Keeper
 from offgrid.engine.client.lenders import Lenders, local_servers
 from offgrid.engine.client.line import POLL, WaitingLine, no_room
 from offgrid.engine.client.pending import ClientGone
-from offgrid.engine.client.returning import Returning
+from offgrid.engine.client.returning import Found, Returning
 from offgrid.engine.client.roster import LoadedModel, Roster, load_command
 from offgrid.engine.client.turnover import retry_after, seconds_of_all
 from offgrid.engine.client.use import UNLOADED, USUAL, ModelStatus, Use
@@ -201,31 +201,35 @@ class EnginePool:
             self._returning.start()
         return begun
 
-    def _bring_back(self) -> bool:
+    def _bring_back(self) -> Found:
         """Load the models of the start that could not be loaded, if there is memory for them now:
         machines that lend may be back. Called by another thread.
 
         Returns:
-            Whether a load has begun, or none is missing.
+            What it has found, before it began to load a model.
         """
-        missing = 0
+        found: Found = "complete"
         for model_id in self._catalogue.start_ids():
             with self._changed:
                 self.roster.bury()
+                known = self.roster.get(model_id)
+                if known is not None and not known.client.ready and found == "complete":
+                    found = "loading"
                 if self.line.draining or not self.roster.may_return(model_id):
                     continue
-            missing += 1
+            found = "missing"
             with contextlib.suppress(RequestError):
                 entry = self._catalogue.get(model_id)
                 self._prepare(entry)
                 with self._changed:
-                    known = self.roster.get(model_id) is not None
-                    fit = None if known or self.line.draining else self.roster.place(entry)
+                    known = self.roster.get(model_id)
+                    waits = self.line.draining or self.roster.must_ask
+                    fit = None if known or waits else self.roster.place(entry)
                     if fit is not None:
                         self.roster.begin(entry, fit)
                         self._keeper.watch()
-                        return True
-        return missing == 0
+                        break
+        return found
 
     def loaded(self) -> list[EngineClient]:
         """Return the engine clients of all models that are loaded or loading."""
@@ -393,9 +397,11 @@ class EnginePool:
         """Find out what may take a while, without the lock: what the files of a model say and, if
         it is not loaded, what other machines lend."""
         self._catalogue.describe(entry)
-        loaded = any(client.name == entry.id for client in self.roster.snapshot())
-        if self._settings.rpc_servers and self._settings.rpc_layers and not loaded:
-            self.lenders.refresh()
+        with self._changed:
+            self.roster.bury()
+            loaded = self.roster.get(entry.id) is not None
+        if not loaded:
+            self.line.ask_lenders()
 
     def _lease(self, entry: ModelEntry, alive: Callable[[], bool], use: Use) -> LoadedModel:
         """Return a model that is loaded or loading, and take a lease on it."""
@@ -421,7 +427,8 @@ class EnginePool:
             self._outdate(known)
         roster.check_file(entry)
         roster.check_failed(entry)
-        if known is None and not self.line:
+        # The thread of the line asks first if what other machines lend has changed since then.
+        if known is None and not self.line and not roster.must_ask:
             fit = roster.place(entry)
             known = None if fit is None else roster.begin(entry, fit)
         if known is None or not known.serves:
@@ -444,7 +451,8 @@ class EnginePool:
         with self._changed:
             known = self._available(entry)
             if known is None:
-                if self.roster.stuck and self.roster.place(entry) is None:
+                full = self.roster.stuck and not (self.roster.closing or self.roster.must_ask)
+                if full and self.roster.place(entry) is None:
                     raise no_room(entry.id)
                 self.line.ask(entry.id, keep_alive)
             else:

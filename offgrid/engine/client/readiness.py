@@ -51,6 +51,7 @@ class Readiness:
         changed: notified when a waiting request should check again. Its lock is ``lock``.
         process: the current worker; None while there is none.
         ready: whether the model is loaded and ``process`` serves.
+        ready_since: when it was loaded, in monotonic seconds; None while it is not ready.
         progress: the part of the weights that the current worker has loaded, 0 to 1.
         threads: numbers of threads that the worker uses for decode and for prefill; empty until
             it has said so.
@@ -75,6 +76,7 @@ class Readiness:
         self.changed = threading.Condition(self.lock)
         self.process: WorkerProcess | None = None
         self.ready = False
+        self.ready_since: float | None = None
         self.progress = 0.0
         self.threads: tuple[int, ...] = ()
         self.pulse = Pulse()
@@ -105,12 +107,14 @@ class Readiness:
             self.info = info
             self.progress = 1.0
             self.ready = True
+            self.ready_since = time.monotonic()
             self.changed.notify_all()
 
     def end(self) -> bool:
         """The worker has ended; return whether it was ready."""
         with self.changed:
             was_ready, self.ready = self.ready, False
+            self.ready_since = None
             self.process = None
         return was_ready
 

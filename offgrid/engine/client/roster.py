@@ -7,6 +7,7 @@ Nothing here waits, and all of it is called with the lock of the pool held
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from offgrid.engine.client.client import Defaults, EngineClient
 from offgrid.engine.client.fit import Candidate, Fit, measure_loaded
 from offgrid.engine.client.lenders import Lenders
 from offgrid.engine.client.readiness import LoadFailure
-from offgrid.engine.client.spread import Lent
+from offgrid.engine.client.spread import Lent, place_of
 from offgrid.engine.protocol.commands import Adapter, Load
 from offgrid.errors import ModelLoadFailed
 from offgrid.store.description import Description
@@ -34,6 +35,11 @@ log = logging.getLogger(__name__)
 _TRY_AGAIN_AFTER = 300.0
 """Seconds after a failed load, for a reason other than the file, until another model may again be
 unloaded for that model, and until a model that took all memory is loaded again."""
+_RETURN_SECONDS = 10.0
+"""Most seconds until a machine has freed what a model had borrowed there. It kills a process, and
+the system needs about a second for 10 GB."""
+_ASK_AGAIN = 0.5
+"""Seconds after which machines that may be freeing memory are asked again."""
 
 
 @dataclass(eq=False, slots=True)
@@ -76,6 +82,11 @@ class LoadedModel:
     def pid(self) -> int | None:
         """The process id of its worker; None if there is none."""
         return self.client.pid
+
+    @property
+    def ready_since(self) -> float | None:
+        """When it was loaded, in monotonic seconds; None while it loads."""
+        return self.client.ready_since
 
     @property
     def gone(self) -> bool:
@@ -145,6 +156,8 @@ class Roster:
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
         self._closing = 0
         """Number of models whose processes are being ended and still use memory."""
+        self._returned: dict[tuple[object, ...], float] = {}
+        """Where models had borrowed memory that have ended -> when the last of them did."""
         self._sound: dict[str, tuple[int, ...]] = {}
         """Stamps of files that were loaded before and need not be examined."""
 
@@ -200,7 +213,9 @@ class Roster:
         """
         self.check_file(entry)
         candidate = self._candidate(entry)
-        fit = self.budget.place(candidate, self._models.values(), self._closing > 0)
+        fit = self.budget.place(
+            candidate, self._models.values(), self._closing > 0, self._returning
+        )
         return fit if self.room else None
 
     def check_file(self, entry: ModelEntry) -> None:
@@ -224,7 +239,9 @@ class Roster:
 
     def _candidate(self, entry: ModelEntry) -> Candidate:
         description = self._describe(entry)
-        return candidate_of(self._settings, entry, description, self.lenders.lent)
+        # What was lent before the settings have changed is not used any more.
+        lent = self.lenders.lent if self.borrows else ()
+        return candidate_of(self._settings, entry, description, lent)
 
     def begin(self, entry: ModelEntry, fit: Fit, instead_of: str | None = None) -> LoadedModel:
         """Start the process of a model, without waiting for it.
@@ -332,14 +349,52 @@ class Roster:
         del self._models[model.entry.id]
         self._closing += 1
 
-    def closed(self) -> None:
+    def closed(self, model: LoadedModel) -> None:
         """Note that the process of a removed model has ended."""
         self._closing -= 1
+        self._give_back(model)
 
     @property
     def closing(self) -> bool:
-        """Whether processes of removed models are being ended."""
-        return self._closing > 0
+        """Whether processes of removed models are being ended, here or on machines that lend."""
+        return self._closing > 0 or self._returning
+
+    # --- what other machines lend -------------------------------------------------------------
+
+    @property
+    def borrows(self) -> bool:
+        """Whether models may use memory of other machines."""
+        return bool(self._settings.rpc_servers) and self._settings.rpc_layers != 0
+
+    @property
+    def must_ask(self) -> bool:
+        """Whether other machines must be asked what they lend before a model is placed."""
+        return self.borrows and not self.lenders.knows(self.lent_since)
+
+    @property
+    def lent_since(self) -> float:
+        """Since when the machines that lend must have been asked, in monotonic seconds: since the
+        last model was loaded or unloaded that has borrowed from them."""
+        times = [one.ready_since for one in self._models.values() if one.placed.borrowed]
+        known = [time for time in times if time is not None]
+        if self._returning:
+            known.append(self._clock() - _ASK_AGAIN)
+        return max([*known, *self._returned.values()], default=-math.inf)
+
+    @property
+    def _returning(self) -> bool:
+        """Whether a machine may still be freeing what a model had borrowed."""
+        began = self._clock() - _RETURN_SECONDS
+        return self.borrows and any(
+            self._returned.get(place_of(one.server), -math.inf) > began
+            for one in self.lenders.lent
+            if not one.problem
+        )
+
+    def _give_back(self, model: LoadedModel) -> None:
+        """Note that the process of a model has ended which may have borrowed memory."""
+        for one in model.placed.borrowed:
+            self._returned[place_of(one.server)] = self._clock()
 
     def time_left(self, model: LoadedModel) -> float:
         """Return after how many seconds without requests a model is unloaded."""
@@ -393,6 +448,7 @@ class Roster:
             if failure is None:
                 continue
             del self._models[model_id]
+            self._give_back(model)
             self.remember(model.entry, failure)
             if model.instead_of is not None:
                 log.error(

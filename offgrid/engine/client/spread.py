@@ -28,14 +28,24 @@ class Lent:
         server: the server.
         free: bytes of memory that it can lend now.
         problem: why it lends nothing; empty if it does.
+        asked: when it was asked, in monotonic seconds.
     """
 
     server: RpcServer
     free: int = 0
     problem: str = ""
+    asked: float = 0.0
 
     def __str__(self) -> str:
         return self.problem or f"the RPC worker {self.server.name} has {written(self.free)} free"
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """How much memory of a server a model takes."""
+
+    server: RpcServer
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,11 @@ class Demand:
     layers: int
     layer: int
     compute: int
+
+
+def place_of(server: RpcServer) -> tuple[object, ...]:
+    """Return what two servers have in common that are the same one, whatever their names."""
+    return (server.certificate or server.addresses, server.port)
 
 
 def spread(
@@ -75,6 +90,11 @@ def spread(
     if not 0 < count <= most or not fits(count):
         return None
     return _share(rooms, count)
+
+
+def borrowed(demand: Demand, placed: Sequence[Placed]) -> tuple[Borrowed, ...]:
+    """Return how much memory of each server layers take that were placed there."""
+    return tuple(Borrowed(one.server, one.layers * demand.layer + demand.compute) for one in placed)
 
 
 def _room(one: Lent, demand: Demand) -> int:

@@ -9,9 +9,11 @@ from llama_8b import LLAMA_8B
 
 from offgrid.engine.client.budget import Budget
 from offgrid.engine.client.fit import UNLIMITED, Candidate, Fit, choose, measure
+from offgrid.engine.client.spread import Lent
 from offgrid.engine.memory import GIB, MIB
 from offgrid.engine.protocol.commands import Load
 from offgrid.errors import ModelLoadFailed
+from offgrid.rpc.endpoint import RpcServer
 
 SMALL = replace(LLAMA_8B, data=GIB, matrices={}, keys=1024, values=1024, padded_values=1024)
 CANDIDATE = Candidate(Load("small.gguf"), sizes=SMALL, name="small")
@@ -26,6 +28,7 @@ class Model:
     fit: Fit
     pid: int | None
     pinned: bool = False
+    ready_since: float | None = None
 
 
 def loaded(held: int | None) -> Model:
@@ -117,3 +120,79 @@ def test_a_preview_shows_what_would_happen() -> None:
     never = budget(MIB).preview(CANDIDATE)
     assert not never.fits
     assert never.load == CANDIDATE.load
+
+
+# --- memory of other machines ---------------------------------------------------------------------
+
+ANN = RpcServer("ann", ("10.0.0.1",), 11613, "PEM")
+TUNNEL = RpcServer("127.0.0.1:50052", ("127.0.0.1",), 50052)
+LARGE = replace(LLAMA_8B, layers=(300 * MIB,) * 32, data=32 * 300 * MIB, matrices={})
+HERE, THERE = 4 * GIB, 12 * GIB
+ASKED = 100.0
+"""When the server was asked what it lends."""
+
+
+def large(free: int, server: RpcServer = ANN, problem: str = "") -> Candidate:
+    """A model that needs other machines: this one has room for a third of it."""
+    lent = Lent(server, free, problem, ASKED)
+    return Candidate(Load("large.gguf"), sizes=LARGE, name="large", lent=(lent,))
+
+
+def borrowing(ready_since: float | None, server: RpcServer = ANN, pinned: bool = False) -> Model:
+    """A model that borrows more than half of what the server has."""
+    fit = choose(large(THERE, server), HERE)
+    assert fit is not None
+    [part] = fit.borrowed
+    assert THERE / 2 < part.size < THERE
+    return Model(fit, fit.keeps, pinned, ready_since)
+
+
+@pytest.mark.parametrize("ready_since", [ASKED - 1, ASKED + 1, None])
+def test_a_model_gives_back_what_it_has_borrowed(ready_since: float | None) -> None:
+    """So it can be unloaded for another one that needs as much there."""
+    model = borrowing(ready_since)
+    left = THERE - model.fit.borrowed[0].size
+    one = budget(HERE - model.fit.keeps)
+    assert one.place(large(left), [model], False) is None
+    assert one.preview(large(left), [model]).fits
+    with pytest.raises(ModelLoadFailed, match="The RPC worker ann has"):
+        one.place(large(left), [replace(model, pinned=True)], False)
+    larger = replace(LARGE, layers=(600 * MIB,) * 32, data=32 * 600 * MIB)
+    with pytest.raises(ModelLoadFailed, match="The RPC worker ann has"):
+        one.place(replace(large(left), sizes=larger), [model], False)
+
+
+def test_ggmls_own_server_answers_nobody_while_a_model_uses_it() -> None:
+    model = borrowing(ASKED - 1, TUNNEL)
+    silent = large(0, TUNNEL, "the RPC server 127.0.0.1:50052: it has not answered")
+    assert budget(0).place(silent, [model], False) is None
+    with pytest.raises(ModelLoadFailed, match="it has not answered"):
+        budget(HERE).place(silent, [], False)
+
+
+def test_lent_memory_is_promised_once() -> None:
+    """A server counts only the models that were loaded when it was asked."""
+    one, wanted = budget(HERE), large(THERE)
+    counted = borrowing(ASKED - 1, pinned=True)
+    found = one.place(wanted, [counted], False)
+    assert found is not None
+    assert found.borrowed
+    for since in (ASKED + 1, None):
+        promised = replace(borrowing(since, pinned=True), pid=counted.fit.keeps)
+        with pytest.raises(ModelLoadFailed, match="The RPC worker ann has"):
+            one.place(wanted, [promised], False)
+
+
+def test_nothing_is_lowered_while_lent_memory_is_given_back() -> None:
+    one, short, few = budget(HERE), int(6.5 * GIB), 7 * GIB
+    for free in (GIB, short, few):
+        assert one.place(large(free), [], False, returning=True) is None
+    with pytest.raises(ModelLoadFailed):
+        one.place(large(GIB), [], False)
+    for free, lowered in ((short, ("ctx_size", "parallel")), (few, ("parallel",))):
+        fit = one.place(large(free), [], False)
+        assert fit is not None
+        assert fit.lowered == lowered
+    fit = one.place(large(THERE), [], False, returning=True)
+    assert fit is not None
+    assert fit.lowered == ()

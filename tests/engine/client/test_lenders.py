@@ -55,6 +55,44 @@ def test_settings_that_change_while_servers_are_asked_count(closed: RpcServer) -
     assert [one.server for one in lenders.lent] == [closed]
 
 
+def test_an_answer_is_not_used_that_is_too_old_for_the_question() -> None:
+    clock, asked = Clock(), list[int]()
+
+    def servers() -> list[RpcServer]:
+        asked.append(1)
+        return []
+
+    lenders = Lenders(servers, clock)
+    assert not lenders.knows()
+    lenders.refresh()
+    assert lenders.knows()
+    loaded = clock()
+    assert not lenders.knows(loaded)
+    lenders.refresh(loaded)
+    assert len(asked) == 2
+    assert lenders.knows(loaded)
+    lenders.refresh(loaded)
+    assert len(asked) == 2
+    lenders.forget()
+    assert not lenders.knows()
+
+
+def test_the_time_of_an_answer_is_that_of_the_question(closed: RpcServer) -> None:
+    """A model that is loaded in between may not count in the answer."""
+    clock = Clock()
+    asked = list[float]()
+
+    def servers() -> list[RpcServer]:
+        clock.ahead += 1.0
+        asked.append(clock())
+        return [closed]
+
+    lenders = Lenders(servers, clock)
+    lenders.refresh()
+    [one] = lenders.lent
+    assert one.asked < asked[0]
+
+
 def test_a_server_that_lends_nothing_is_asked_again_soon(closed: RpcServer) -> None:
     clock, asked = Clock(), list[int]()
 

@@ -124,7 +124,7 @@ def test_the_less_is_free_the_more_layers_go() -> None:
 
 
 def test_another_model_is_unloaded_rather_than_memory_is_borrowed() -> None:
-    assert fit_into(3.0, 64.0, shorten=False) is None
+    assert fit_into(3.0, 64.0, shorten=False, borrow=False) is None
 
 
 def test_the_setting_divides_models_that_have_room_here() -> None:
@@ -144,6 +144,22 @@ def test_layers_on_a_gpu_are_those_that_are_left() -> None:
     alone = choose(replace(candidate, remote_layers=AUTOMATIC), GIB, repacked=AVX2)
     assert alone is not None
     assert (alone.load.remote_layers, alone.load.gpu_layers) == (0, -1)
+
+
+def test_a_server_with_gpus_gives_others_layers_as_their_memory_allows() -> None:
+    """Nothing is known of the memory of its own GPUs."""
+    load = Load("x", gpu_layers=-1, ctx_size=4096)
+    lent = (Lent(ANN, GIB), Lent(BOB, 3 * GIB))
+    candidate = replace(CANDIDATE, load=load, lent=lent, remote_layers=8)
+    fit = choose(candidate, 0, repacked=AVX2)
+    assert fit is not None
+    parts = {one.server.name: one.layers for one in fit.load.rpc}
+    assert sum(parts.values()) == 8
+    assert parts["ann"] < parts["bob"]
+    for one, part in zip(lent, fit.borrowed, strict=True):
+        assert one.server == part.server
+        assert 0 < part.size < one.free
+    assert choose(replace(candidate, remote_layers=32), 0, repacked=AVX2) is None
 
 
 def test_the_messages_name_the_machines() -> None:
