@@ -149,6 +149,12 @@ class Database:
         """
         self._attempt(_compact, write=True)
 
+    def empty_log(self) -> None:
+        """Empty the file ``-wal``, which otherwise keeps old versions of pages until another
+        transaction needs the space. If anything uses the file just now, nothing happens."""
+        with contextlib.suppress(Locked, sqlite3.Error, OSError):
+            self._attempt(_empty_log, write=True, wait=False)
+
     def _attempt(
         self, work: Callable[[sqlite3.Connection], T], write: bool, wait: bool = True
     ) -> T:
@@ -435,6 +441,10 @@ def transact(
 
 def _compact(connection: sqlite3.Connection) -> None:
     connection.execute("VACUUM")
+    _empty_log(connection)
+
+
+def _empty_log(connection: sqlite3.Connection) -> None:
     (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if is_busy:
         raise sqlite3.OperationalError("database is locked")

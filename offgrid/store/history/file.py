@@ -132,6 +132,10 @@ class HistoryFile:
             self._database.compact()
         return count
 
+    def empty_log(self) -> None:
+        """Remove what was deleted from ``-wal`` too, unless anything uses the file just now."""
+        self._database.empty_log()
+
     def close(self) -> None:
         """Close the file; a later call reopens it."""
         self._database.close()

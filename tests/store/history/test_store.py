@@ -403,6 +403,28 @@ def test_a_damaged_index_costs_no_conversation(
         connection.execute("INSERT INTO words (words) VALUES ('integrity-check')")
 
 
+def test_a_deleted_conversation_is_in_no_file(store: HistoryStore, tmp_path: Path) -> None:
+    """While the store is open, the file -wal has earlier versions of pages too."""
+    store.create(talk("x", said("a", content=SECRET)))
+    assert SECRET.encode() in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert store.delete("x")
+    assert SECRET.encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_a_conversation_is_deleted_while_another_program_reads(
+    store: HistoryStore, tmp_path: Path
+) -> None:
+    store.create(talk("x", said("a", content=SECRET)))
+    with closing(sqlite3.connect(tmp_path / "h.sqlite3", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM messages").fetchone() == (1,)
+        assert store.delete("x")
+        assert listed(store) == []
+    store.create(talk("y"))
+    assert store.delete("y")
+    assert SECRET.encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
 def test_a_file_of_a_later_version_is_not_changed(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "h.sqlite3"
     with sqlite3.connect(path) as connection:
