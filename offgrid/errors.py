@@ -239,12 +239,16 @@ class LastAdminKey(RequestError):
     type = "invalid_request_error"
     code = "last_admin_key"
 
-    def __init__(self) -> None:
-        super().__init__(
+    def __init__(
+        self,
+        message: str = (
             "This is the last valid key with the scope admin. Without it, keys can only be changed "
             "with 'offgrid keys' on the machine of the server. Create another key with this scope "
             "first, or confirm with ?confirm=true."
-        )
+        ),
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message, param)
         self.may_succeed = False
 
 

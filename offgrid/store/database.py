@@ -8,19 +8,29 @@ wait for it again; a single attempt shows whether it is still locked.
 If the file is removed or replaced, the open file has no name, and data written to it is lost when
 the process ends. Therefore the inodes of the file and of its two companions (``-wal`` and ``-shm``)
 are compared before every use and after every write.
+
+A damaged file is renamed together with its companions, and a new one begins. Nothing is deleted:
+what can still be read in the damaged file, or is only in its ``-wal``, may be all that is left.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import logging
 import os
+import re
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
+
+if sys.platform != "win32":
+    import fcntl
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +48,8 @@ _ATTEMPTS = 3
 SUFFIXES = ("", "-wal", "-shm")
 """Ends of the names of the file and of its companions."""
 DAMAGED = ".damaged"
-"""End of the name under which a damaged file is set aside."""
+"""End of the name under which a damaged file is set aside; ``-2``, ``-3``, ... follow it if there
+are such files already."""
 
 
 class Locked(Exception):
@@ -47,6 +58,20 @@ class Locked(Exception):
 
 class _Moved(Exception):
     """The opened file is no longer the one with that name."""
+
+
+class _Damage(Exception):
+    """A file is damaged.
+
+    Attributes:
+        error: what SQLite says.
+        inode: the inode of that file; by now another file may have its name.
+    """
+
+    def __init__(self, error: sqlite3.DatabaseError, inode: Inode | None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.inode = inode
 
 
 class Database:
@@ -59,6 +84,10 @@ class Database:
             creates the tables of a new file.
         precious: whether the data must not be replaced by an empty file: a file that is missing or
             damaged is an error, and stays as it is.
+        mend: called with a connection, outside a transaction, before a damaged file is set aside;
+            makes again what can be derived from the rest, and returns whether there is anything
+            like that. The file is set aside if it raises ``sqlite3.DatabaseError``, or if the file
+            is found to be damaged afterwards. Not used if the file is precious.
     """
 
     def __init__(
@@ -67,10 +96,12 @@ class Database:
         prepare: Callable[[sqlite3.Connection], None],
         *,
         precious: bool = False,
+        mend: Callable[[sqlite3.Connection], bool] | None = None,
     ) -> None:
         self._path = path
         self._prepare = prepare
         self._precious = precious
+        self._mend = mend
         self._changed = threading.Condition()
         """Guards the fields below; notified when any of them changes."""
         self._generation = 0
@@ -108,7 +139,7 @@ class Database:
             sqlite3.Error: the file cannot be used.
             OSError: the file cannot be used.
         """
-        return self._attempt(lambda connection: _transact(connection, work, write), write, wait)
+        return self._attempt(lambda connection: transact(connection, work, write), write, wait)
 
     def compact(self) -> None:
         """Return the space of deleted data to the system, and empty the file ``-wal``.
@@ -118,23 +149,44 @@ class Database:
         """
         self._attempt(_compact, write=True)
 
+    def empty_log(self) -> None:
+        """Empty the file ``-wal``, which otherwise keeps old versions of pages until another
+        transaction needs the space. If anything uses the file just now, nothing happens."""
+        with contextlib.suppress(Locked, sqlite3.Error, OSError):
+            self._attempt(_empty_log, write=True, wait=False)
+
     def _attempt(
         self, work: Callable[[sqlite3.Connection], T], write: bool, wait: bool = True
     ) -> T:
+        tried_to_mend = False
         for attempt in range(1, _ATTEMPTS + 1):
             generation = self._look_at_files()
             try:
                 return self._patiently(work, write, wait)
             except _Moved:
                 pass
-            except sqlite3.DatabaseError as ex:
-                if attempt == _ATTEMPTS:
-                    raise
+            except _Damage as damage:
+                if attempt == _ATTEMPTS or self._precious:
+                    raise damage.error from None
                 if self._is_current(generation):
-                    if self._precious or not _damaged(ex):
-                        raise
-                    self._renew(generation, ex)
+                    if tried_to_mend or not self._mended():
+                        self._renew(generation, damage)
+                    tried_to_mend = True
+            except sqlite3.DatabaseError:
+                if attempt == _ATTEMPTS or self._is_current(generation):
+                    raise
         raise sqlite3.OperationalError("the file was removed repeatedly")
+
+    def _mended(self) -> bool:
+        """Mend the damaged file, if possible; return whether it is worth another attempt."""
+        if self._mend is None:
+            return False
+        try:
+            return self._patiently(self._mend, write=True, wait=True)
+        except _Moved:
+            return True
+        except _Damage:
+            return False
 
     def close(self) -> None:
         """Close the file; later work reopens it."""
@@ -195,6 +247,11 @@ class Database:
         except sqlite3.OperationalError as ex:
             keep = _is_lock(ex)
             raise
+        except sqlite3.DatabaseError as ex:
+            keep = False
+            if _damaged(ex):
+                raise _Damage(ex, self._file_in_use()) from ex
+            raise
         except sqlite3.Error:
             keep = False
             raise
@@ -242,8 +299,15 @@ class Database:
             connection.close()
             if isinstance(ex, sqlite3.Error) and self._inodes()[0] != expected:
                 raise _Moved from ex
+            if isinstance(ex, sqlite3.DatabaseError) and _damaged(ex):
+                raise _Damage(ex, expected) from ex
             raise
         return connection
+
+    def _file_in_use(self) -> Inode | None:
+        """Return the inode of the file that the open connections have open."""
+        with self._changed:
+            return None if self._files is None else self._files[0]
 
     def _inodes(self) -> tuple[Inode | None, ...]:
         # The companions lie next to the file itself, not next to a link to it.
@@ -270,7 +334,7 @@ class Database:
                 generation = self._generation
         return generation
 
-    def _renew(self, generation: int, damage: Exception | None = None) -> None:
+    def _renew(self, generation: int, damage: _Damage | None = None) -> None:
         """Close all connections, unless another thread has already done so.
 
         SQLite shares its knowledge of a file among the connections of a process, so the last
@@ -315,13 +379,35 @@ class Database:
             if inode is not None and inode == _inode(path + suffix):
                 os.unlink(path + suffix)
 
-    def _set_aside(self, error: Exception) -> None:
-        """Rename a damaged file, replacing an earlier damaged one."""
-        aside = self._path.with_name(self._path.name + DAMAGED)
-        log.error("%s is damaged (%s): set aside as %s", self._path, error, aside)
-        os.replace(self._path, aside)
-        for suffix in SUFFIXES[1:]:
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+    def _set_aside(self, damage: _Damage) -> None:
+        """Rename the damaged file and its companions, unless another process has done so.
+
+        Another process may have the file open. What it has stored may be in ``-wal`` only, where
+        SQLite finds it as long as both files have the same name.
+
+        Raises:
+            Locked: another process renames a file of this folder.
+        """
+        with _alone_in(self._path.parent):
+            if damage.inode is None or _inode(str(self._path)) != damage.inode:
+                return
+            aside = _free_name(self._path)
+            log.error("%s is damaged (%s): set aside as %s", self._path, damage, aside)
+            # The file is last: SQLite deletes a -wal for which there is only a new, empty file.
+            for suffix in reversed(SUFFIXES):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(f"{self._path}{suffix}", f"{aside}{suffix}")
+
+
+def damaged_files(path: Path) -> list[Path]:
+    """Return the files that were set aside because the file ``path`` was damaged; their companions
+    too."""
+    companions = "|".join(SUFFIXES)
+    name = re.compile(rf"{re.escape(path.name + DAMAGED)}(-[0-9]+)?({companions})")
+    try:
+        return sorted(file for file in path.parent.iterdir() if name.fullmatch(file.name))
+    except FileNotFoundError:
+        return []
 
 
 def version_of(connection: sqlite3.Connection, newest: int) -> int:
@@ -336,9 +422,10 @@ def version_of(connection: sqlite3.Connection, newest: int) -> int:
     return int(version)
 
 
-def _transact(
+def transact(
     connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], write: bool
 ) -> T:
+    """Run work in one transaction of a connection, and return its result."""
     # A writer that begins as a reader cannot wait for another writer; readers never wait.
     connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
     try:
@@ -354,6 +441,10 @@ def _transact(
 
 def _compact(connection: sqlite3.Connection) -> None:
     connection.execute("VACUUM")
+    _empty_log(connection)
+
+
+def _empty_log(connection: sqlite3.Connection) -> None:
     (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if is_busy:
         raise sqlite3.OperationalError("database is locked")
@@ -365,6 +456,39 @@ def _inode(path: str) -> Inode | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let no other process set aside a file of a folder meanwhile.
+
+    Windows needs no lock: there no file can be renamed that another process has open.
+
+    Raises:
+        Locked: another process does so now.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as ex:  # A network file system may have no locks.
+            if ex.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise Locked("another process has locked the folder") from ex
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _free_name(path: Path) -> Path:
+    """Return a name for a damaged file that neither a file nor a companion has."""
+    ends = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    names = (path.with_name(path.name + DAMAGED + end) for end in ends)
+    return next(
+        name for name in names if not any(os.path.lexists(f"{name}{suffix}") for suffix in SUFFIXES)
+    )
 
 
 def _is_lock(error: sqlite3.OperationalError) -> bool:

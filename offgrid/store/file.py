@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from offgrid.errors import StoreBusy, StoreFailed
-from offgrid.store.database import DAMAGED, SUFFIXES, Database, Locked, version_of
+from offgrid.store.database import SUFFIXES, Database, Locked, damaged_files, version_of
 
 log = logging.getLogger(__name__)
 
@@ -263,9 +263,9 @@ def next_use(connection: sqlite3.Connection) -> int:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files that belong to a store and exist: also one that was damaged."""
-    names = [path.name + suffix for suffix in (*SUFFIXES, DAMAGED)]
-    return [file for file in map(path.with_name, names) if file.exists()]
+    """Return the files that belong to a store and exist: also those that were damaged."""
+    files = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
+    return [*(file for file in files if file.exists()), *damaged_files(path)]
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

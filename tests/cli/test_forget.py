@@ -74,7 +74,8 @@ def bytes_of(folder: Path) -> bytes:
 def test_nothing_of_it_is_left_while_another_process_has_the_file_open(file: Path) -> None:
     store = ResponseStore(file, 100, 1 << 30)
     fill(store)
-    file.with_name("responses.sqlite3.damaged").write_bytes(SECRET)
+    for end in ("", "-wal", "-2"):
+        file.with_name(f"responses.sqlite3.damaged{end}").write_bytes(SECRET)
     assert SECRET in bytes_of(file.parent)
     result = run(file, "--yes")
     assert result.exit_code == 0, result.output
@@ -101,7 +102,8 @@ def test_signatures_of_reasoning_are_not_known_any_more(file: Path) -> None:
 
 def test_nothing_of_the_history_is_left(file: Path) -> None:
     history = fill_history(file)
-    file.with_name("history.sqlite3.damaged").write_bytes(SECRET)
+    for end in ("", "-wal", "-2"):
+        file.with_name(f"history.sqlite3.damaged{end}").write_bytes(SECRET)
     assert SECRET in bytes_of(file.parent)
     result = run(file, "--yes")
     assert result.exit_code == 0, result.output

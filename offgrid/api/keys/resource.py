@@ -2,7 +2,7 @@
 
 The rules and words are those of ``offgrid keys``. What is added here protects a server from being
 locked by a request: the first key is created on this machine only and can create others, and the
-last key that can create others is not taken away without a confirmation.
+last key that can create others neither is taken away nor expires without a confirmation.
 """
 
 from __future__ import annotations
@@ -212,10 +212,11 @@ class KeysResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Create a key; the response has its secret."""
         _check_type(req)
+        confirmed = _flag(req, "confirm")
         request = read_checked(req, self._max_body, lambda body: check_fields(body, KeyRequest))
         first = not caller().has_key
         if first:
-            _check_first(req, request)
+            _check_first(req, request, confirmed)
         key, secret = self._keys.create(request, first=first)
         log.info("created the key %s, by %s", summary(key), _who())
         if first:
@@ -299,12 +300,13 @@ class OwnKeyResource:
     on_head = on_get
 
 
-def _check_first(req: falcon.Request, request: KeyRequest) -> None:
+def _check_first(req: falcon.Request, request: KeyRequest, confirmed: bool) -> None:
     """Check what holds for the first key only: it closes a server that was open.
 
     Raises:
         RemoteRefused: another machine asks; it would take the server from those who use it.
         InvalidParameter: the key could not create others, so no request could.
+        LastAdminKey: the key could do so for a while only, and that is not confirmed.
     """
     if foreign_sender(req.env) is not None or not is_local(req.env.get("REMOTE_ADDR") or ""):
         raise RemoteRefused(
@@ -317,6 +319,13 @@ def _check_first(req: falcon.Request, request: KeyRequest) -> None:
             "without this scope no key could create another one over HTTP. Add it, or use "
             "'offgrid keys create'.",
             "scopes",
+        )
+    if not confirmed and request.expires is not None and _expires(request.expires) is not None:
+        raise LastAdminKey(
+            "The first key would expire, and without another key with the scope admin every change "
+            "of keys would then need 'offgrid keys' on the machine of the server. Leave expires "
+            "out, or confirm with ?confirm=true.",
+            "expires",
         )
 
 

@@ -128,7 +128,8 @@ class Transfer(ABC):
             alive: whether the client is still connected.
         """
         kind = self.kind
-        yield NAMED.chunk({"type": f"{kind}.created", kind: self.snapshot()})
+        # Each file has an event, whenever the client comes; so none is told here too.
+        yield NAMED.chunk({"type": f"{kind}.created", kind: {**self.snapshot(), "files": []}})
         told, shown, spoke = 0, None, time.monotonic()
         while alive():
             with self._changed:

@@ -1,29 +1,31 @@
 """The SQLite file of the history: its tables, its search index, its errors.
 
 The file is in WAL mode, and every change is on the disk when a request is answered, also if the
-power fails then. A file that is damaged is set aside, and a new one begins
-(:mod:`offgrid.store.database`).
+power fails then. If only the index of a file is damaged, the index is made again. Otherwise a
+damaged file is set aside, and a new one begins (:mod:`offgrid.store.database`).
 
 The text of messages is indexed by trigrams (FTS5), if this SQLite can do so. The index knows which
 trigrams a message has, and not where (``detail = none``): it is small, and shows little of a
 message that was deleted. A search then compares the messages that the index names with the
-words. The index belongs to the file,
-and programs with another SQLite may use the file: without FTS5 they remove the triggers that keep
-the index up to date, and search without it. A program that misses the triggers makes the index
-again.
+words. The index belongs to the file, and programs with another SQLite may use the file: without
+FTS5 they remove the triggers that keep the index up to date, and search without it. A program that
+misses the triggers makes the index again.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from offgrid.errors import StoreBusy
-from offgrid.store.database import DAMAGED, Database, version_of
+from offgrid.store.database import Database, damaged_files, transact, version_of
 from offgrid.store.file import explained, files_of, set_up
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -100,7 +102,7 @@ class HistoryFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._database = Database(path, _prepare)
+        self._database = Database(path, _prepare, mend=self._mend_index)
 
     def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = False) -> T:
         """Run work in one transaction, and return its result; it may be called more than once.
@@ -130,9 +132,27 @@ class HistoryFile:
             self._database.compact()
         return count
 
+    def empty_log(self) -> None:
+        """Remove what was deleted from ``-wal`` too, unless anything uses the file just now."""
+        self._database.empty_log()
+
     def close(self) -> None:
         """Close the file; a later call reopens it."""
         self._database.close()
+
+    def _mend_index(self, connection: sqlite3.Connection) -> bool:
+        """Make the index again, if there is one; everything else in the file is read once.
+
+        Raises:
+            sqlite3.DatabaseError: conversations or messages are damaged.
+        """
+        if not has_trigrams():
+            return False
+        log.warning("%s is damaged; its index is made again, if the rest can be read", self._path)
+        _drop_index(connection)
+        connection.execute("VACUUM")
+        transact(connection, _make_index, write=True)
+        return True
 
 
 def is_indexed(connection: sqlite3.Connection) -> bool:
@@ -159,12 +179,12 @@ def forget_words(connection: sqlite3.Connection, *, at_any_cost: bool = False) -
 def delete_history(path: Path) -> tuple[int, int]:
     """Delete what a file stores; return the numbers of conversations and of freed bytes.
 
-    Other processes may use the file. A damaged file that was set aside is deleted too.
+    Other processes may use the file. Damaged files that were set aside are deleted too.
 
     Raises:
         StoreFailed: the file cannot be used.
         StoreBusy: another process has locked it.
-        OSError: the damaged file cannot be deleted.
+        OSError: a damaged file cannot be deleted.
     """
     before = sum(file.stat().st_size for file in files_of(path))
     count = 0
@@ -174,7 +194,8 @@ def delete_history(path: Path) -> tuple[int, int]:
             count = file.clear()
         finally:
             file.close()
-    path.with_name(path.name + DAMAGED).unlink(missing_ok=True)
+    for damaged in damaged_files(path):
+        damaged.unlink(missing_ok=True)
     after = sum(file.stat().st_size for file in files_of(path))
     return count, max(before - after, 0)
 
@@ -201,6 +222,22 @@ def _make_index(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO words (words) VALUES ('rebuild')")
     for name, definition in _TRIGGERS.items():
         connection.execute(f"CREATE TRIGGER IF NOT EXISTS {name} {definition}")
+
+
+def _drop_index(connection: sqlite3.Connection) -> None:
+    """Remove the index without reading it, because ``DROP TABLE`` fails if it is damaged.
+
+    Only its names are removed. Its pages stay in the file, and the next ``VACUUM`` leaves them out.
+    """
+
+    def remove(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("DELETE FROM sqlite_master WHERE name = 'words' OR name GLOB 'words_*'")
+
+    try:
+        transact(connection, remove, write=True)
+    finally:
+        connection.execute("PRAGMA writable_schema = RESET")  # also reads the names again
 
 
 def _leave_index(connection: sqlite3.Connection) -> None:

@@ -288,7 +288,10 @@ class HistoryStore:
             forget_words(connection)
             return True
 
-        return self._file.run(remove, write=True)
+        was_there = self._file.run(remove, write=True)
+        if was_there:
+            self._file.empty_log()
+        return was_there
 
     def find(self, id: str) -> Info | None:
         """Return a conversation without its messages."""

@@ -242,6 +242,29 @@ def test_the_first_key_closes_the_server_and_has_admin(make_server: Serve, file:
     assert status(url, first.json["key"], KEYS) == 200
 
 
+def test_the_first_key_expires_only_if_that_is_confirmed(make_server: Serve, file: Path) -> None:
+    url = make_server(keep_alive=0, keys_file=file).url
+    body = {"name": "boss", "scopes": ["admin"]}
+    for end in ("1h", int(time.time()) + 3600):
+        refused = request(url, "POST", KEYS, {**body, "expires": end})
+        error = refused.json["error"]
+        assert (refused.status, error["code"], error["param"]) == (409, "last_admin_key", "expires")
+        assert "?confirm=true" in error["message"]
+    assert request(url, "POST", f"{KEYS}?confirm=maybe", body).status == 400
+    assert not file.exists()
+    made = request(url, "POST", f"{KEYS}?confirm=true", {**body, "expires": "1h"})
+    assert made.status == 201
+    # Later keys may expire: this one can create others.
+    more = request(url, "POST", KEYS, {"name": "guest", "expires": "1h"}, bearer(made.json["key"]))
+    assert more.status == 201
+
+
+def test_the_first_key_may_say_that_it_never_expires(make_server: Serve, file: Path) -> None:
+    url = make_server(keep_alive=0, keys_file=file).url
+    body = {"name": "boss", "scopes": ["admin"], "expires": "never"}
+    assert request(url, "POST", KEYS, body).status == 201
+
+
 def test_of_two_first_keys_only_one_is_created(make_server: Serve, file: Path) -> None:
     """A request that was admitted without a key creates none once there is one."""
     url = make_server(keep_alive=0, keys_file=file).url

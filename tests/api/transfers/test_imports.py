@@ -251,6 +251,11 @@ class TestStreams:
         made = post(url, ids=["a"])
         answer = request(url, "GET", f"{PATH}/{made['id']}?stream=true")
         assert b"event: import.created\n" in answer.body
+        found = [json.loads(line[6:]) for line in answer.body.splitlines() if line[:5] == b"data:"]
+        # A client that collects the files has each of them once.
+        told = [*found[0]["import"]["files"], *(one["file"] for one in found if "file" in one)]
+        assert told == made["files"] == found[-1]["import"]["files"]
+        assert [file["status"] for file in told] == ["imported"]
         assert answer.body.rstrip().splitlines()[-2] == b"event: import.completed"
         assert request(url, "GET", f"{PATH}/{made['id']}?stream=yes").status == 400
 

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +305,8 @@ def test_everything_is_deleted_while_another_process_uses_the_file(
     store, path = make(), tmp_path / "h.sqlite3"
     store.create(talk("x", said("a", content=SECRET)))
     store.create(talk("y"))
-    path.with_name("h.sqlite3.damaged").write_text(SECRET)
+    for end in ("", "-wal", "-2"):
+        path.with_name(f"h.sqlite3.damaged{end}").write_text(SECRET)
     count, freed = delete_history(path)
     assert count == 2
     assert freed > 0
@@ -358,6 +360,69 @@ def test_a_damaged_file_is_set_aside(make: Make, tmp_path: Path) -> None:
     store.create(talk("new"))
     assert listed(store) == ["new"]
     assert path.with_name("h.sqlite3.damaged").exists()
+
+
+@pytest.mark.parametrize("table", ["words", "words_data", "words_idx", "words_config"])
+@pytest.mark.parametrize("use", ["search", "append", "delete"])
+def test_a_damaged_index_costs_no_conversation(
+    make: Make, tmp_path: Path, table: str, use: str
+) -> None:
+    """It is made again: once whole pages are lost, once only what they say is wrong."""
+    path = tmp_path / "h.sqlite3"
+    store = make()
+    for number in range(30):
+        store.create(talk(f"x{number}", said("a", content=f"otter {number} {os.urandom(500)!r}")))
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        if table == "words":
+            connection.execute("UPDATE words_data SET block = randomblob(length(block))")
+            connection.commit()
+            places = []
+        else:
+            places = connection.execute(
+                "SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)
+            ).fetchall()
+    with path.open("r+b") as file:
+        for (page,) in places:
+            file.seek((page - 1) * 4096)
+            file.write(os.urandom(4096))
+    store = make()
+    if use == "append":
+        assert store.append("x7", [said("b", "a", content="a river")], None) is not None
+        assert listed(store, "river") == ["x7"]
+    if use == "delete":
+        assert store.delete("x0")
+    assert sorted(listed(store, "otter")) == sorted(
+        f"x{number}" for number in range(use == "delete", 30)
+    )
+    assert ids(opened(store, "x3")) == ["a"]
+    store.close()
+    assert not list(tmp_path.glob("*.damaged*"))
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        connection.execute("INSERT INTO words (words) VALUES ('integrity-check')")
+
+
+def test_a_deleted_conversation_is_in_no_file(store: HistoryStore, tmp_path: Path) -> None:
+    """While the store is open, the file -wal has earlier versions of pages too."""
+    store.create(talk("x", said("a", content=SECRET)))
+    assert SECRET.encode() in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert store.delete("x")
+    assert SECRET.encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_a_conversation_is_deleted_while_another_program_reads(
+    store: HistoryStore, tmp_path: Path
+) -> None:
+    store.create(talk("x", said("a", content=SECRET)))
+    with closing(sqlite3.connect(tmp_path / "h.sqlite3", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM messages").fetchone() == (1,)
+        assert store.delete("x")
+        assert listed(store) == []
+    store.create(talk("y"))
+    assert store.delete("y")
+    assert SECRET.encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
 
 
 def test_a_file_of_a_later_version_is_not_changed(make: Make, tmp_path: Path) -> None:
