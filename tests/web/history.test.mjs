@@ -503,6 +503,39 @@ test("without a history it lives in this tab", async () => {
   assert.equal(await historyEnabled(), true);
 });
 
+for (const [what, trouble] of [
+  ["a key without the scope", { status: 403, code: "missing_scope" }], ["a server without a history", { status: 404, code: "history_off" }],
+]) {
+  test(`${what} takes nothing away of what waited for the server`, async () => {
+    const one = open(null);
+    one.append({ id: "a", role: "user", content: "Hello!" });
+    await after(0);
+    server.trouble = "away";
+    one.append({ id: "b", role: "user", content: "Are you there?" });
+    await after(0);
+    server.trouble = trouble;
+    await after(60_000);
+    assert.equal(one.state.value.stored, false);
+    one.append({ id: "c", role: "user", content: "Only in this tab" });
+    assert.deepEqual(remembered("history.").length, 1);
+    one.close();
+    server.trouble = null;
+    const again = open(only().id);
+    await after(0);
+    assert.deepEqual([ids(again.state.value.path), ids(only().messages)], [["a", "b"], ["a", "b"]]);
+  });
+}
+
+test("what is written while the server stores nothing leaves nothing in the browser", async () => {
+  server.trouble = { status: 404, code: "history_off" };
+  const one = open(null);
+  one.append({ id: "a", role: "user", content: "Hello!" });
+  await after(0);
+  one.append({ id: "b", role: "user", content: "Still here" });
+  await after(0);
+  assert.deepEqual(remembered("history."), []);
+});
+
 test("a full history is told, and the next change tries again", async () => {
   const one = open(null);
   server.trouble = { status: 507, code: "history_full" };

@@ -45,6 +45,8 @@ export class Outbox {
 
   #name = null;
   #isStopped = false;
+  /** Whether something was written while the server could not take it. */
+  #hasWaited = false;
   #adopted = [];
 
   /** Remember for a conversation from now on, and take over what was left before. */
@@ -59,7 +61,13 @@ export class Outbox {
       this.fields = { ...left.fields, ...this.fields };
       for (const message of left.messages) this.messages.set(message.id, message);
     }
+    this.#hasWaited = !this.isEmpty;
     this.keep();
+  }
+
+  /** The server could not be reached, or was busy. */
+  wait() {
+    this.#hasWaited = true;
   }
 
   get isEmpty() {
@@ -68,12 +76,14 @@ export class Outbox {
 
   /** Remember the present contents. */
   keep() {
-    if (!this.#name) return;
+    if (!this.#name || this.#isStopped) return;
     const { create, fields, messages } = this;
     const isKept = remember(this.#name, this.isEmpty ? null : { create, fields, messages: [...messages.values()] });
     if (isKept || this.isEmpty) atRisk.delete(this);
     else atRisk.add(this);
-    if (this.isEmpty) this.#forgetAdopted();
+    if (!this.isEmpty) return;
+    this.#hasWaited = false;
+    this.#forgetAdopted();
   }
 
   /** What an earlier tab left is sent. If that tab still lives and left more, that stays. */
@@ -142,17 +152,29 @@ export class Outbox {
     this.keep();
   }
 
-  /** Forget everything: the conversation is deleted. Not if its key is not in use any more. */
+  /** Forget everything, and take nothing more: the conversation is deleted. */
   drop() {
-    if (this.#name?.startsWith(prefix())) this.stop();
+    this.#end(this.#isOfKey);
   }
 
-  /** Forget everything, and take nothing more: the server stores nothing. */
+  /**
+   * Send nothing, and take nothing more: the server stores nothing now. What has waited for the server
+   * stays remembered, because it may be stored later; what was written only now leaves nothing.
+   */
   stop() {
+    this.#end(this.#isOfKey && !this.#hasWaited);
+  }
+
+  /** Whether it belongs to the key in use. What belongs to another one is not forgotten. */
+  get #isOfKey() {
+    return Boolean(this.#name?.startsWith(prefix()));
+  }
+
+  #end(isForgotten) {
     this.create = false;
     this.fields = {};
     this.messages.clear();
-    this.keep();
+    if (isForgotten) this.keep();
     this.#isStopped = true;
   }
 }

@@ -273,6 +273,7 @@ class SyncedConversation {
     } else if (!isTemporary(error)) {
       this.#setFlags({ error, online: true });
     } else {
+      this.#outbox.wait();
       this.#setFlags({ online: !error.isAway });
       if (!this.#isClosed) this.#sendAfter(error.retryAfter ? error.retryAfter * 1000 : this.#retryMs);
       this.#retryMs = Math.min(this.#retryMs * 2, MOST_RETRY_MS);
