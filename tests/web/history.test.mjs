@@ -16,12 +16,13 @@ globalThis.localStorage = new (class {
 })();
 const page = "../../offgrid/web";
 const { connection } = await import(`${page}/lib/connection.js`);
-const { keyStore } = await import(`${page}/lib/key.js`);
+const { keyQuestion, keyStore } = await import(`${page}/lib/key.js`);
 const { remembered } = await import(`${page}/lib/local.js`);
 const { oneLine } = await import(`${page}/pages/chat/history/server.js`);
 const { Entries } = await import(`${page}/pages/chat/history/entries.js`);
 const { historyEnabled, newId, openConversation } = await import(`${page}/pages/chat/history/sync.js`);
 const { fileName, parcels } = await import(`${page}/pages/chat/history/transfer.js`);
+const { recallDraft, rememberDraft } = await import(`${page}/pages/chat/settings.js`);
 const { branches, further, isOnPath, leafOf, pathTo, portion, withMessages } = await import(
   `${page}/pages/chat/history/tree.js`
 );
@@ -132,14 +133,17 @@ test("a title becomes the name of a file", () => {
 class Server {
   conversations = new Map();
   requests = [];
+  /** The ids of keys by their secrets. */
+  ids = {};
   /** An answer for every request: null for the rules, or {status, code, headers}; "away" for none. */
   trouble = null;
 
-  async answer(method, url, body, signal) {
-    const [, path, query = ""] = /\/v1\/history\/?([^?]*)\??(.*)$/.exec(url) ?? [];
-    if (path === undefined) return json(200, {});
-    this.requests.push({ method, path, body, signal });
+  async answer(method, url, body, signal, key) {
     if (this.trouble === "away") throw new TypeError("fetch failed");
+    const [, path, query = ""] = /\/v1\/history\/?([^?]*)\??(.*)$/.exec(url) ?? [];
+    if (url.endsWith("/v1/keys/self")) return json(200, { needed: key !== null, id: this.ids[key] ?? null, scopes: [] });
+    if (path === undefined) return json(200, {});
+    this.requests.push({ method, path, body, signal, key });
     if (this.trouble) return json(this.trouble.status, { error: { message: "No.", ...this.trouble } }, this.trouble.headers);
     if (path === "") return method === "GET" ? json(200, { data: [], has_more: false }) : this.create(body);
     const [id, tail] = path.split("/");
@@ -208,8 +212,8 @@ beforeEach(() => {
   server = new Server();
   opened = [];
   mock.timers.enable({ apis: ["setTimeout", "setInterval", "Date"] });
-  globalThis.fetch = (url, { method = "GET", body, signal } = {}) =>
-    server.answer(method, String(url), body && JSON.parse(body), signal);
+  globalThis.fetch = (url, { method = "GET", body, signal, headers } = {}) =>
+    server.answer(method, String(url), body && JSON.parse(body), signal, headers?.Authorization?.slice("Bearer ".length) ?? null);
 });
 
 afterEach(async () => {
@@ -422,6 +426,17 @@ test("another key gets nothing of what was not sent", async () => {
   assert.deepEqual(ids(only().messages), ["a"]);
 });
 
+test("another key gets no draft", () => {
+  keyStore.set("sk-offgrid-one");
+  rememberDraft(null, { text: "My secret", images: [] });
+  keyStore.set("sk-offgrid-another");
+  assert.equal(recallDraft(null).text, "");
+  keyStore.set("sk-offgrid-one");
+  assert.equal(recallDraft(null).text, "My secret");
+  rememberDraft(null, { text: "", images: [] });
+  keyStore.set(null);
+});
+
 test("an answer that was lost is asked for again, and nothing is stored twice", async () => {
   const one = open(null);
   const { answer } = server;
@@ -551,7 +566,10 @@ test("a full history is told, and the next change tries again", async () => {
   assert.deepEqual([ids(only().messages), one.state.value.error], [["a", "b"], null]);
 });
 
-test("what a refused key could not store is stored with the next one", async () => {
+test("what a refused key could not store is stored with its next secret", async () => {
+  Object.assign(server.ids, { "sk-offgrid-old": "k1", "sk-offgrid-rotated": "k1" });
+  keyStore.set("sk-offgrid-old");
+  await after(0);
   const one = open(null);
   one.append({ id: "a", role: "user", content: "Hello!" });
   await after(0);
@@ -563,6 +581,89 @@ test("what a refused key could not store is stored with the next one", async () 
   keyStore.set("sk-offgrid-rotated");
   await after(0);
   assert.deepEqual([one.state.value.error, ids(only().messages)], [null, ["a", "b"]]);
+  server.trouble = "away";
+  one.append({ id: "c", role: "user", content: "Not sent yet" });
+  await after(0);
+  one.close();
+  server.trouble = null;
+  assert.deepEqual(ids(open(only().id).state.value.path).at(-1), "c", "also after a reload");
+  await after(60_000);
+  keyStore.set(null);
+});
+
+for (const [what, begin, known] of [
+  ["a new conversation", null, { "sk-a": "a", "sk-b": "b" }],
+  ["a conversation", "Hello!", { "sk-a": "a", "sk-b": "b" }],
+  ["a conversation whose keys cannot be told apart", null, {}],
+]) {
+  test(`another tab's key gets nothing of ${what} that waits for the server`, async () => {
+    Object.assign(server.ids, known);
+    keyStore.set("sk-a");
+    await after(0);
+    const one = open(null);
+    if (begin) one.append({ role: "user", content: begin });
+    await after(0);
+    server.trouble = "away";
+    one.append({ id: "a", role: "user", content: "My secret" });
+    await after(0);
+    keyStore.set("sk-b");
+    server.trouble = null;
+    server.requests = [];
+    await after(60_000);
+    await after(60_000);
+    assert.deepEqual(server.requests, []);
+    const { stored, deleted, path } = one.state.value;
+    assert.deepEqual([stored, deleted, path.at(-1).content], [false, false, "My secret"]);
+    keyStore.set("sk-a");
+    await after(0);
+    assert.deepEqual([only().messages.at(-1).content, one.state.value.stored], ["My secret", true]);
+    assert.deepEqual([...new Set(server.requests.map(({ key }) => key))], ["sk-a"]);
+    keyStore.set(null);
+  });
+}
+
+test("a request whose key is refused is not repeated with the key of somebody else", async () => {
+  Object.assign(server.ids, { "sk-a": "a", "sk-b": "b", "sk-a2": "a" });
+  keyStore.set("sk-a");
+  await after(0);
+  const one = open(null);
+  server.trouble = { status: 401, code: "revoked" };
+  one.append({ id: "a", role: "user", content: "My secret" });
+  await after(0);
+  server.trouble = null;
+  server.requests = [];
+  keyQuestion.value.answer("sk-b");
+  await after(60_000);
+  assert.deepEqual([server.requests, one.state.value.stored], [[], false]);
+  keyStore.set("sk-a2");
+  await after(0);
+  assert.deepEqual([ids(only().messages), one.state.value.error], [["a"], null]);
+  keyStore.set(null);
+});
+
+test("who has another key sees their own conversation at its address", async () => {
+  Object.assign(server.ids, { "sk-a": "a", "sk-b": "b" });
+  keyStore.set("sk-a");
+  await after(0);
+  const one = open("chat_b");
+  await after(0);
+  assert.equal(one.state.value.deleted, true);
+  server.create({ id: "chat_b", messages: [said("q")] });
+  keyStore.set("sk-b");
+  await after(0);
+  assert.deepEqual([one.state.value.deleted, ids(one.state.value.path)], [false, ["q"]]);
+  keyStore.set(null);
+});
+
+test("a key that is given to an open page is used for what is open", async () => {
+  const one = open(null);
+  server.trouble = { status: 401, code: "missing_key" };
+  one.append({ id: "a", role: "user", content: "Hello!" });
+  await after(0);
+  server.trouble = null;
+  keyQuestion.value.answer("sk-first");
+  await after(0);
+  assert.deepEqual([ids(only().messages), one.state.value.error], [["a"], null]);
   keyStore.set(null);
 });
 

@@ -5,7 +5,7 @@
  * @typedef {import("./types.js").Message} Message
  */
 
-import { keyStore } from "../../../lib/key.js";
+import { keyMark } from "../../../lib/key.js";
 import { recall, remember, remembered } from "../../../lib/local.js";
 import { PATH, pathOf } from "./server.js";
 import { portion } from "./tree.js";
@@ -13,17 +13,10 @@ import { portion } from "./tree.js";
 /** Of one request: the server's limits are 8 MiB and 150,000 texts. */
 const MOST_BYTES = 3 << 20;
 const MOST_MESSAGES = 1_000;
-/** What the names of all that is unsent begin with, for the key in use: who uses this browser with
- * another key must not get it. */
-function prefix() {
-  return `history.unsent.${mark(keyStore.value ?? "")}.`;
-}
 
-/** A number that tells keys apart, and from which no key can be found (FNV-1a, 32 bits). */
-function mark(key) {
-  let hash = 0x811c9dc5;
-  for (const letter of key) hash = Math.imul(hash ^ letter.codePointAt(0), 0x01000193);
-  return (hash >>> 0).toString(36);
+/** What the names of all that is unsent begin with, for the key in use. */
+function prefix() {
+  return `history.unsent.${keyMark()}.`;
 }
 
 /** Names this tab: two tabs with one conversation must not overwrite what the other remembers. */
@@ -43,6 +36,7 @@ export class Outbox {
   /** @type {Map<string, Message>} new and changed messages, parents first */
   messages = new Map();
 
+  #id = null;
   #name = null;
   #isStopped = false;
   /** Whether something was written while the server could not take it. */
@@ -52,7 +46,8 @@ export class Outbox {
   /** Remember for a conversation from now on, and take over what was left before. */
   open(id) {
     if (this.#name) return;
-    this.#name = `${prefix()}${id}.${TAB}`;
+    this.#id = id;
+    this.#name = this.#ownName();
     for (const name of remembered(`${prefix()}${id}.`)) {
       const left = recall(name);
       if (!left) continue;
@@ -63,6 +58,19 @@ export class Outbox {
     }
     this.#hasWaited = !this.isEmpty;
     this.keep();
+  }
+
+  #ownName() {
+    return `${prefix()}${this.#id}.${TAB}`;
+  }
+
+  /** Remember for the key in use: it has replaced the one that was in use before. */
+  move() {
+    const [before, now] = [this.#name, this.#ownName()];
+    if (!before || before === now) return;
+    this.#name = now;
+    this.keep();
+    if (!this.#isStopped) remember(before, null);
   }
 
   /** The server could not be reached, or was busy. */

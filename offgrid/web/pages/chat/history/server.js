@@ -63,7 +63,7 @@ export function isTemporary({ isAway, status }) {
 export async function readConversation(id, since) {
   const messages = [];
   for (;;) {
-    const part = await api.get(`${pathOf(id)}?since=${since}`);
+    const part = await api.get(`${pathOf(id)}?since=${since}`, { sameKey: true });
     messages.push(...part.messages);
     if (!part.has_more) return { ...part, messages };
     since = Math.max(...part.messages.map(({ revision }) => revision));
