@@ -18,12 +18,14 @@ const page = "../../offgrid/web";
 const { connection } = await import(`${page}/lib/connection.js`);
 const { keyQuestion, keyStore } = await import(`${page}/lib/key.js`);
 const { remembered } = await import(`${page}/lib/local.js`);
+const { MAX_TOKENS } = await import(`${page}/pages/chat/answer.js`);
 const { oneLine } = await import(`${page}/pages/chat/history/server.js`);
 const { Entries } = await import(`${page}/pages/chat/history/entries.js`);
 const { historyEnabled, newId, openConversation } = await import(`${page}/pages/chat/history/sync.js`);
 const { fileName, parcels } = await import(`${page}/pages/chat/history/transfer.js`);
+const { fits, portion, sizeOf } = await import(`${page}/pages/chat/history/portion.js`);
 const { recallDraft, rememberDraft } = await import(`${page}/pages/chat/settings.js`);
-const { branches, further, isOnPath, leafOf, pathTo, portion, withMessages } = await import(
+const { branches, further, isOnPath, leafOf, pathTo, withMessages } = await import(
   `${page}/pages/chat/history/tree.js`
 );
 
@@ -69,9 +71,27 @@ test("a list without news stays the same list", () => {
 });
 
 test("a request has a portion of the messages", () => {
-  assert.deepEqual(ids(portion(TREE, 1e6, 3)), ["a", "b", "c"]);
-  assert.deepEqual(ids(portion(TREE, 1, 3)), ["a"]);
-  assert.deepEqual(portion([], 1, 1), []);
+  assert.deepEqual(ids(portion(TREE, { messages: 3 })), ["a", "b", "c"]);
+  assert.deepEqual(ids(portion(TREE, { bytes: 1 })), ["a"]);
+  assert.deepEqual(portion([], { bytes: 1 }), []);
+});
+
+/** An answer with as many tokens as are kept, as `Answer.about` has them. */
+function coloured(id, parent = null) {
+  const others = Array.from({ length: 5 }, (_, n) => [`w${n}`, -1.5]);
+  return said(id, parent, { role: "assistant", data: { tokens: Array.from({ length: MAX_TOKENS }, () => ["w", -0.5, others]) } });
+}
+
+test("a request has no more values than the server reads", () => {
+  const many = [coloured("a"), coloured("b", "a"), said("c", "b")];
+  assert.deepEqual(ids(portion(many)), ["a"]);
+  assert.ok(fits(sizeOf(many[0])));
+  assert.deepEqual(sizeOf({ a: ["b", {}, 1, null], "\u20ac": "c" }), { bytes: 31, messages: 1, texts: 4, groups: 3 });
+  const found = parcels({ conversations: [{ id: "x", messages: many, head: "c" }, { id: "y", messages: [coloured("a")] }] });
+  assert.deepEqual(
+    found.map(({ body }) => body.conversations.map(({ id, messages }) => [id, ids(messages)])),
+    [[["x", ["a"]]], [["x", ["b", "c"]]], [["y", ["a"]]]],
+  );
 });
 
 test("messages that another device finished differently become branches", () => {
@@ -481,6 +501,27 @@ test("a conversation that was deleted elsewhere can be saved again", async () =>
   await after(0);
   assert.deepEqual([ids(only().messages), only().title, only().head], [["a", "b"], "T", "b"]);
   assert.deepEqual([one.state.value.deleted, one.state.value.unsaved], [false, false]);
+});
+
+test("of messages that the server does not take, those before the one at fault are stored", async () => {
+  const one = open(null);
+  server.trouble = "away";
+  for (let n = 0; n < 20; n += 1) one.append({ id: `m${n}`, role: "user", content: n === 13 ? "wrong" : "right" });
+  await after(0);
+  server.trouble = null;
+  const { add } = server;
+  server.add = function strict(conversation, messages, ...rest) {
+    const wrong = messages.some(({ content }) => content === "wrong");
+    return wrong ? json(400, { error: { message: "It is wrong.", code: "too_many_values" } }) : add.call(this, conversation, messages, ...rest);
+  };
+  await after(60_000);
+  assert.equal(only().messages.length, 13);
+  assert.equal(one.state.value.error.code, "too_many_values");
+  assert.equal(one.state.value.unsaved, true);
+  delete server.add;
+  one.append({ id: "last", role: "user", content: "right" });
+  await after(0);
+  assert.equal(only().messages.length, 21);
 });
 
 test("what was not sent of a deleted conversation is dropped when it is closed", async () => {

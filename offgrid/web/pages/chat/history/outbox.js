@@ -7,12 +7,8 @@
 
 import { keyMark } from "../../../lib/key.js";
 import { recall, remember, remembered } from "../../../lib/local.js";
+import { MOST, portion } from "./portion.js";
 import { PATH, pathOf } from "./server.js";
-import { portion } from "./tree.js";
-
-/** Of one request: the server's limits are 8 MiB and 150,000 texts. */
-const MOST_BYTES = 3 << 20;
-const MOST_MESSAGES = 1_000;
 
 /** What the names of all that is unsent begin with, for the key in use. */
 function prefix() {
@@ -42,6 +38,8 @@ export class Outbox {
   /** Whether something was written while the server could not take it. */
   #hasWaited = false;
   #adopted = [];
+  /** The most messages of the next request. */
+  #most = MOST.messages;
 
   /** Remember for a conversation from now on, and take over what was left before. */
   open(id) {
@@ -124,7 +122,7 @@ export class Outbox {
    *     fields and messages are those that the server has afterwards
    */
   parcel(id, shown) {
-    const messages = portion([...this.messages.values()], MOST_BYTES, MOST_MESSAGES);
+    const messages = portion([...this.messages.values()], { messages: this.#most });
     const { head, ...others } = this.fields;
     // The head may be a message of a later request.
     const isWhole = messages.length === this.messages.size;
@@ -143,6 +141,7 @@ export class Outbox {
 
   /** Drop what was sent, unless it has changed since. */
   sent({ create = false, fields = {}, messages = [] }) {
+    this.#most = Math.min(this.#most * 2, MOST.messages);
     if (create) this.create = false;
     for (const [name, value] of Object.entries(fields)) {
       if (this.fields[name] === value) delete this.fields[name];
@@ -151,6 +150,15 @@ export class Outbox {
       if (this.messages.get(message.id) === message) this.messages.delete(message.id);
     }
     this.keep();
+  }
+
+  /**
+   * The server does not take some messages: try fewer, so that those before the one at fault are stored.
+   * Returns whether that is possible.
+   */
+  divide(messages) {
+    this.#most = Math.max(1, Math.floor(messages.length / 2));
+    return messages.length > 1;
   }
 
   /** Replace all messages; the head is shown last. */

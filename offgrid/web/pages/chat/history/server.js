@@ -59,6 +59,11 @@ export function isTemporary({ isAway, status }) {
   return isAway || status === 429 || (status >= 500 && status !== 507);
 }
 
+/** Whether an error is about the messages of a request: it may be only one of them, or their number. */
+export function isTooMuch({ status }) {
+  return status === 400 || status === 413;
+}
+
 /** Return a conversation with all messages that changed after a revision. */
 export async function readConversation(id, since) {
   const messages = [];

@@ -16,7 +16,7 @@ import { self } from "../../../lib/self.js";
 import { Store } from "../../../lib/store.js";
 import { Owner } from "./owner.js";
 import { Outbox, unsentConversations } from "./outbox.js";
-import { isOff, isRefusal, isTemporary, newId, newInfo, oneLine, readConversation, seconds, tellChange } from "./server.js";
+import { isOff, isRefusal, isTemporary, isTooMuch, newId, newInfo, oneLine, readConversation, seconds, tellChange } from "./server.js";
 import { branches, further, isOnPath, isRunning, leafOf, pathTo, withMessages } from "./tree.js";
 import { watch } from "./watch.js";
 
@@ -280,6 +280,8 @@ class SyncedConversation {
       return this.#branchOff(messages, error, key);
     } else if (error.status === 404) {
       this.#setFlags({ deleted: true, online: true });
+    } else if (isTooMuch(error) && this.#outbox.divide(messages)) {
+      return true;
     } else if (!isTemporary(error)) {
       this.#setFlags({ error, online: true });
     } else {
