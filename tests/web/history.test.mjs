@@ -16,13 +16,16 @@ globalThis.localStorage = new (class {
 })();
 const page = "../../offgrid/web";
 const { connection } = await import(`${page}/lib/connection.js`);
-const { keyStore } = await import(`${page}/lib/key.js`);
+const { keyQuestion, keyStore } = await import(`${page}/lib/key.js`);
 const { remembered } = await import(`${page}/lib/local.js`);
+const { MAX_TOKENS } = await import(`${page}/pages/chat/answer.js`);
 const { oneLine } = await import(`${page}/pages/chat/history/server.js`);
 const { Entries } = await import(`${page}/pages/chat/history/entries.js`);
 const { historyEnabled, newId, openConversation } = await import(`${page}/pages/chat/history/sync.js`);
 const { fileName, parcels } = await import(`${page}/pages/chat/history/transfer.js`);
-const { branches, further, isOnPath, leafOf, pathTo, portion, withMessages } = await import(
+const { fits, portion, sizeOf } = await import(`${page}/pages/chat/history/portion.js`);
+const { recallDraft, rememberDraft } = await import(`${page}/pages/chat/settings.js`);
+const { branches, further, isOnPath, leafOf, pathTo, withMessages } = await import(
   `${page}/pages/chat/history/tree.js`
 );
 
@@ -68,9 +71,27 @@ test("a list without news stays the same list", () => {
 });
 
 test("a request has a portion of the messages", () => {
-  assert.deepEqual(ids(portion(TREE, 1e6, 3)), ["a", "b", "c"]);
-  assert.deepEqual(ids(portion(TREE, 1, 3)), ["a"]);
-  assert.deepEqual(portion([], 1, 1), []);
+  assert.deepEqual(ids(portion(TREE, { messages: 3 })), ["a", "b", "c"]);
+  assert.deepEqual(ids(portion(TREE, { bytes: 1 })), ["a"]);
+  assert.deepEqual(portion([], { bytes: 1 }), []);
+});
+
+/** An answer with as many tokens as are kept, as `Answer.about` has them. */
+function coloured(id, parent = null) {
+  const others = Array.from({ length: 5 }, (_, n) => [`w${n}`, -1.5]);
+  return said(id, parent, { role: "assistant", data: { tokens: Array.from({ length: MAX_TOKENS }, () => ["w", -0.5, others]) } });
+}
+
+test("a request has no more values than the server reads", () => {
+  const many = [coloured("a"), coloured("b", "a"), said("c", "b")];
+  assert.deepEqual(ids(portion(many)), ["a"]);
+  assert.ok(fits(sizeOf(many[0])));
+  assert.deepEqual(sizeOf({ a: ["b", {}, 1, null], "\u20ac": "c" }), { bytes: 31, messages: 1, texts: 4, groups: 3 });
+  const found = parcels({ conversations: [{ id: "x", messages: many, head: "c" }, { id: "y", messages: [coloured("a")] }] });
+  assert.deepEqual(
+    found.map(({ body }) => body.conversations.map(({ id, messages }) => [id, ids(messages)])),
+    [[["x", ["a"]]], [["x", ["b", "c"]]], [["y", ["a"]]]],
+  );
 });
 
 test("messages that another device finished differently become branches", () => {
@@ -132,14 +153,17 @@ test("a title becomes the name of a file", () => {
 class Server {
   conversations = new Map();
   requests = [];
+  /** The ids of keys by their secrets. */
+  ids = {};
   /** An answer for every request: null for the rules, or {status, code, headers}; "away" for none. */
   trouble = null;
 
-  async answer(method, url, body, signal) {
-    const [, path, query = ""] = /\/v1\/history\/?([^?]*)\??(.*)$/.exec(url) ?? [];
-    if (path === undefined) return json(200, {});
-    this.requests.push({ method, path, body, signal });
+  async answer(method, url, body, signal, key) {
     if (this.trouble === "away") throw new TypeError("fetch failed");
+    const [, path, query = ""] = /\/v1\/history\/?([^?]*)\??(.*)$/.exec(url) ?? [];
+    if (url.endsWith("/v1/keys/self")) return json(200, { needed: key !== null, id: this.ids[key] ?? null, scopes: [] });
+    if (path === undefined) return json(200, {});
+    this.requests.push({ method, path, body, signal, key });
     if (this.trouble) return json(this.trouble.status, { error: { message: "No.", ...this.trouble } }, this.trouble.headers);
     if (path === "") return method === "GET" ? json(200, { data: [], has_more: false }) : this.create(body);
     const [id, tail] = path.split("/");
@@ -208,8 +232,8 @@ beforeEach(() => {
   server = new Server();
   opened = [];
   mock.timers.enable({ apis: ["setTimeout", "setInterval", "Date"] });
-  globalThis.fetch = (url, { method = "GET", body, signal } = {}) =>
-    server.answer(method, String(url), body && JSON.parse(body), signal);
+  globalThis.fetch = (url, { method = "GET", body, signal, headers } = {}) =>
+    server.answer(method, String(url), body && JSON.parse(body), signal, headers?.Authorization?.slice("Bearer ".length) ?? null);
 });
 
 afterEach(async () => {
@@ -422,6 +446,17 @@ test("another key gets nothing of what was not sent", async () => {
   assert.deepEqual(ids(only().messages), ["a"]);
 });
 
+test("another key gets no draft", () => {
+  keyStore.set("sk-offgrid-one");
+  rememberDraft(null, { text: "My secret", images: [] });
+  keyStore.set("sk-offgrid-another");
+  assert.equal(recallDraft(null).text, "");
+  keyStore.set("sk-offgrid-one");
+  assert.equal(recallDraft(null).text, "My secret");
+  rememberDraft(null, { text: "", images: [] });
+  keyStore.set(null);
+});
+
 test("an answer that was lost is asked for again, and nothing is stored twice", async () => {
   const one = open(null);
   const { answer } = server;
@@ -468,6 +503,27 @@ test("a conversation that was deleted elsewhere can be saved again", async () =>
   assert.deepEqual([one.state.value.deleted, one.state.value.unsaved], [false, false]);
 });
 
+test("of messages that the server does not take, those before the one at fault are stored", async () => {
+  const one = open(null);
+  server.trouble = "away";
+  for (let n = 0; n < 20; n += 1) one.append({ id: `m${n}`, role: "user", content: n === 13 ? "wrong" : "right" });
+  await after(0);
+  server.trouble = null;
+  const { add } = server;
+  server.add = function strict(conversation, messages, ...rest) {
+    const wrong = messages.some(({ content }) => content === "wrong");
+    return wrong ? json(400, { error: { message: "It is wrong.", code: "too_many_values" } }) : add.call(this, conversation, messages, ...rest);
+  };
+  await after(60_000);
+  assert.equal(only().messages.length, 13);
+  assert.equal(one.state.value.error.code, "too_many_values");
+  assert.equal(one.state.value.unsaved, true);
+  delete server.add;
+  one.append({ id: "last", role: "user", content: "right" });
+  await after(0);
+  assert.equal(only().messages.length, 21);
+});
+
 test("what was not sent of a deleted conversation is dropped when it is closed", async () => {
   const one = open(null);
   one.append({ id: "a", role: "user", content: "Hello!" });
@@ -503,6 +559,39 @@ test("without a history it lives in this tab", async () => {
   assert.equal(await historyEnabled(), true);
 });
 
+for (const [what, trouble] of [
+  ["a key without the scope", { status: 403, code: "missing_scope" }], ["a server without a history", { status: 404, code: "history_off" }],
+]) {
+  test(`${what} takes nothing away of what waited for the server`, async () => {
+    const one = open(null);
+    one.append({ id: "a", role: "user", content: "Hello!" });
+    await after(0);
+    server.trouble = "away";
+    one.append({ id: "b", role: "user", content: "Are you there?" });
+    await after(0);
+    server.trouble = trouble;
+    await after(60_000);
+    assert.equal(one.state.value.stored, false);
+    one.append({ id: "c", role: "user", content: "Only in this tab" });
+    assert.deepEqual(remembered("history.").length, 1);
+    one.close();
+    server.trouble = null;
+    const again = open(only().id);
+    await after(0);
+    assert.deepEqual([ids(again.state.value.path), ids(only().messages)], [["a", "b"], ["a", "b"]]);
+  });
+}
+
+test("what is written while the server stores nothing leaves nothing in the browser", async () => {
+  server.trouble = { status: 404, code: "history_off" };
+  const one = open(null);
+  one.append({ id: "a", role: "user", content: "Hello!" });
+  await after(0);
+  one.append({ id: "b", role: "user", content: "Still here" });
+  await after(0);
+  assert.deepEqual(remembered("history."), []);
+});
+
 test("a full history is told, and the next change tries again", async () => {
   const one = open(null);
   server.trouble = { status: 507, code: "history_full" };
@@ -518,7 +607,10 @@ test("a full history is told, and the next change tries again", async () => {
   assert.deepEqual([ids(only().messages), one.state.value.error], [["a", "b"], null]);
 });
 
-test("what a refused key could not store is stored with the next one", async () => {
+test("what a refused key could not store is stored with its next secret", async () => {
+  Object.assign(server.ids, { "sk-offgrid-old": "k1", "sk-offgrid-rotated": "k1" });
+  keyStore.set("sk-offgrid-old");
+  await after(0);
   const one = open(null);
   one.append({ id: "a", role: "user", content: "Hello!" });
   await after(0);
@@ -530,6 +622,89 @@ test("what a refused key could not store is stored with the next one", async () 
   keyStore.set("sk-offgrid-rotated");
   await after(0);
   assert.deepEqual([one.state.value.error, ids(only().messages)], [null, ["a", "b"]]);
+  server.trouble = "away";
+  one.append({ id: "c", role: "user", content: "Not sent yet" });
+  await after(0);
+  one.close();
+  server.trouble = null;
+  assert.deepEqual(ids(open(only().id).state.value.path).at(-1), "c", "also after a reload");
+  await after(60_000);
+  keyStore.set(null);
+});
+
+for (const [what, begin, known] of [
+  ["a new conversation", null, { "sk-a": "a", "sk-b": "b" }],
+  ["a conversation", "Hello!", { "sk-a": "a", "sk-b": "b" }],
+  ["a conversation whose keys cannot be told apart", null, {}],
+]) {
+  test(`another tab's key gets nothing of ${what} that waits for the server`, async () => {
+    Object.assign(server.ids, known);
+    keyStore.set("sk-a");
+    await after(0);
+    const one = open(null);
+    if (begin) one.append({ role: "user", content: begin });
+    await after(0);
+    server.trouble = "away";
+    one.append({ id: "a", role: "user", content: "My secret" });
+    await after(0);
+    keyStore.set("sk-b");
+    server.trouble = null;
+    server.requests = [];
+    await after(60_000);
+    await after(60_000);
+    assert.deepEqual(server.requests, []);
+    const { stored, deleted, path } = one.state.value;
+    assert.deepEqual([stored, deleted, path.at(-1).content], [false, false, "My secret"]);
+    keyStore.set("sk-a");
+    await after(0);
+    assert.deepEqual([only().messages.at(-1).content, one.state.value.stored], ["My secret", true]);
+    assert.deepEqual([...new Set(server.requests.map(({ key }) => key))], ["sk-a"]);
+    keyStore.set(null);
+  });
+}
+
+test("a request whose key is refused is not repeated with the key of somebody else", async () => {
+  Object.assign(server.ids, { "sk-a": "a", "sk-b": "b", "sk-a2": "a" });
+  keyStore.set("sk-a");
+  await after(0);
+  const one = open(null);
+  server.trouble = { status: 401, code: "revoked" };
+  one.append({ id: "a", role: "user", content: "My secret" });
+  await after(0);
+  server.trouble = null;
+  server.requests = [];
+  keyQuestion.value.answer("sk-b");
+  await after(60_000);
+  assert.deepEqual([server.requests, one.state.value.stored], [[], false]);
+  keyStore.set("sk-a2");
+  await after(0);
+  assert.deepEqual([ids(only().messages), one.state.value.error], [["a"], null]);
+  keyStore.set(null);
+});
+
+test("who has another key sees their own conversation at its address", async () => {
+  Object.assign(server.ids, { "sk-a": "a", "sk-b": "b" });
+  keyStore.set("sk-a");
+  await after(0);
+  const one = open("chat_b");
+  await after(0);
+  assert.equal(one.state.value.deleted, true);
+  server.create({ id: "chat_b", messages: [said("q")] });
+  keyStore.set("sk-b");
+  await after(0);
+  assert.deepEqual([one.state.value.deleted, ids(one.state.value.path)], [false, ["q"]]);
+  keyStore.set(null);
+});
+
+test("a key that is given to an open page is used for what is open", async () => {
+  const one = open(null);
+  server.trouble = { status: 401, code: "missing_key" };
+  one.append({ id: "a", role: "user", content: "Hello!" });
+  await after(0);
+  server.trouble = null;
+  keyQuestion.value.answer("sk-first");
+  await after(0);
+  assert.deepEqual([ids(only().messages), one.state.value.error], [["a"], null]);
   keyStore.set(null);
 });
 

@@ -91,6 +91,38 @@ test("large texts are plain, in pieces", () => {
   }
 });
 
+test("each character is looked at a few times, however the text is made", () => {
+  const formulas = `\\[\n${"\n".repeat(7_000)}a\n\n`.repeat(5);
+  for (const text of [`${formulas}${"\\".repeat(40_000)}`, `${formulas}${"x".repeat(40_000)}`, "x".repeat(1_000_000), "a\n".repeat(50_000)]) {
+    let looks = 0;
+    const counted = (found, most) => {
+      looks += found < 0 ? most : Math.abs(found);
+      return found;
+    };
+    /** Counts the characters that a search goes through, and those that are copied. */
+    class Counted extends String {
+      indexOf(part, from = 0) {
+        const found = super.indexOf(part, from);
+        counted(found < 0 ? -1 : found - from, this.length - from);
+        return found;
+      }
+      lastIndexOf(part, from) {
+        const found = super.lastIndexOf(part, from);
+        counted(found < 0 ? -1 : from - found, from);
+        return found;
+      }
+      slice(...range) {
+        const found = super.slice(...range);
+        looks += found.length;
+        return found;
+      }
+    }
+    const blocks = new Splitter().feed(new Counted(text), true);
+    assert.deepEqual(blocks, blocksOf(text));
+    assert.ok(looks < 10 * text.length, `${looks} looks at ${text.length} characters`);
+  }
+});
+
 test("the number of blocks is limited", () => {
   const blocks = blocksOf("a\n\n".repeat(100_000));
   assert.ok(blocks.length < MAX_BLOCKS + 100);

@@ -28,7 +28,8 @@ export class ApiError extends Error {
  * @param {string} method
  * @param {string} path without a slash at its beginning or with one
  * @param {object} [options] `body`: a value for JSON, or a Blob; `signal`; `headers`; `keepalive`;
- *     `quiet`: a missing key is an error, and the user is not asked for one
+ *     `quiet`: a missing key is an error, and the user is not asked for one; `sameKey`: it is for the key
+ *     in use only, and fails if that is refused, also if the user then gives another one
  * @throws {ApiError} the server refuses or is away
  * @throws {DOMException} `AbortError`, if the signal says so
  */
@@ -38,7 +39,7 @@ export async function send(method, path, options = {}) {
     const response = await reach(method, path, key, options);
     if (response.ok) return response;
     const error = await refusal(response);
-    if (response.status === 401 && !options.quiet && await hasOtherKey(key, method, error)) continue;
+    if (response.status === 401 && !options.quiet && await hasOtherKey(key, method, error) && !options.sameKey) continue;
     throw error;
   }
 }

@@ -5,6 +5,15 @@ import { Store } from "./store.js";
 
 /** The key; null if there is none. */
 export const keyStore = new Store(recall("key"));
+
+/** A number that tells keys apart, and from which no key can be found (FNV-1a, 32 bits). It is part of
+ * the names of what this browser remembers: who uses it with another key must not get that. */
+export function keyMark() {
+  let hash = 0x811c9dc5;
+  for (const letter of keyStore.value ?? "") hash = Math.imul(hash ^ letter.codePointAt(0), 0x01000193);
+  return (hash >>> 0).toString(36);
+}
+
 /** The question that waits for the user: null, or {message, answer(key|null)}. */
 export const keyQuestion = new Store(null);
 

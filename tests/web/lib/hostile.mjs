@@ -29,6 +29,7 @@ export const HOSTILE = {
   formulas: `$\\href{javascript:${PWN}}{x}$ $\\url{javascript:${PWN}}$ $\\class{x}{y}$ `
     + "$\\includegraphics{https://evil.example/a.png}$ $\\style{position:fixed;inset:0}{x}$ "
     + `$$\\def\\a{\\a\\a}\\a$$ $$${"{".repeat(3000)}$$`,
+  "open formulas before a long tail": `\u20ac${`\\[\n${"\n".repeat(8000)}a\n\n`.repeat(5)}${"\\".repeat(40_000)}`,
   "code that breaks out": `\`\`\`html"><script>${PWN}</script>\n</code></pre><script>${PWN}</script>\n\`\`\``,
   "directions": `${BIDI}txt.exe${BIDI}\n\n\u202eevil \`\u202ecode\` [li\u202enk](https://example.org/\u202e)\n\n`
     + "\u0000\u0007\u001b[31m\ufeff\u200b\u{e0041}\u{1f600}",

@@ -142,9 +142,10 @@ export class Splitter {
 
   #inFormula(start, end) {
     const { from, closer } = this.#open;
-    const at = this.#text.indexOf(closer, start);
-    if (at >= 0 && at < end) {
-      this.#open.to = at;
+    // Only this line: the rest of the text is long, and has many lines that would each search it.
+    const at = this.#text.slice(start, end).indexOf(closer);
+    if (at >= 0) {
+      this.#open.to = start + at;
       this.#close(end);
     } else if (end - from > MAX_FORMULA) {
       this.#open = { kind: "plain", start: this.#open.start, whole: false };
@@ -220,8 +221,8 @@ export function* pieces(text, start = 0, end = text.length) {
   while (start < end) {
     let cut = Math.min(start + PIECE, end);
     if (cut < end) {
-      const lineEnd = text.lastIndexOf("\n", cut - 1);
-      if (lineEnd > start) cut = lineEnd + 1;
+      const lineEnd = text.slice(start, cut).lastIndexOf("\n");
+      if (lineEnd > 0) cut = start + lineEnd + 1;
       else if (isLowSurrogate(text, cut)) cut -= 1;
     }
     yield [start, cut];

@@ -2,6 +2,8 @@
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "../../lib/dom.js";
 import { t } from "../../lib/i18n.js";
+import { keyStore } from "../../lib/key.js";
+import { useStore } from "../../lib/store.js";
 import { Button, IconButton } from "../../parts/button.js";
 import { toast } from "../../parts/toast.js";
 import { Camera } from "./camera.js";
@@ -117,8 +119,9 @@ const NOTHING = { text: "", images: [] };
 
 /** The draft of a conversation, which survives a reload. */
 function useDraft(id) {
+  const key = useStore(keyStore);
   const [draft, setDraft] = useState(() => recallDraft(id));
-  const now = useRef({ id, draft });
+  const now = useRef({ id, key, draft });
   const area = useRef(null);
   if (now.current.id !== id) {
     // A conversation gets its id with its first message; what is written meanwhile moves with it.
@@ -129,8 +132,13 @@ function useDraft(id) {
       rememberDraft(null, NOTHING);
       rememberDraft(id, moved);
     }
-    now.current = { id, draft: moved };
+    now.current = { id, key, draft: moved };
     setDraft(moved);
+  } else if (now.current.key !== key) {
+    now.current.key = key;
+    // Each key has its own drafts; but nothing that is on the screen is taken away.
+    const { text, images } = now.current.draft;
+    if (!text && !images.length) setDraft(now.current.draft = recallDraft(id));
   }
   // Changes are made to the present draft: reading an image takes a while.
   const change = (members) => {
@@ -144,7 +152,7 @@ function useDraft(id) {
     const { images: none } = now.current.draft;
     // They come later, and must not replace what the user has done meanwhile.
     recallImages(id).then((images) => images.length && !none.length && now.current.draft.images === none && change({ images }));
-  }, [id]);
+  }, [id, key]);
   useLayoutEffect(() => fit(area.current), [draft.text]);
   useEffect(() => {
     if (matchMedia("(pointer: fine)").matches) area.current.focus({ preventScroll: true });

@@ -1,5 +1,6 @@
 /** What the chat remembers in this browser: the last settings, presets, drafts, and the view. */
 
+import { keyMark } from "../../lib/key.js";
 import { recallLarge, rememberLarge } from "../../lib/large.js";
 import { onRemembered, recall, remember } from "../../lib/local.js";
 import { Store } from "../../lib/store.js";
@@ -47,11 +48,11 @@ function keepPresets(all) {
   presets.set(all);
 }
 
-/** Name of a draft -> its images as they were remembered last. */
+/** Name of a draft, which says whose it is -> its images as they were remembered last. */
 const rememberedImages = new Map();
 
 function draftName(id) {
-  return `chat.draft.${id ?? "new"}`;
+  return `chat.draft.${keyMark()}.${id ?? "new"}`;
 }
 
 /**

@@ -5,25 +5,14 @@
  * @typedef {import("./types.js").Message} Message
  */
 
-import { keyStore } from "../../../lib/key.js";
+import { keyMark } from "../../../lib/key.js";
 import { recall, remember, remembered } from "../../../lib/local.js";
+import { MOST, portion } from "./portion.js";
 import { PATH, pathOf } from "./server.js";
-import { portion } from "./tree.js";
 
-/** Of one request: the server's limits are 8 MiB and 150,000 texts. */
-const MOST_BYTES = 3 << 20;
-const MOST_MESSAGES = 1_000;
-/** What the names of all that is unsent begin with, for the key in use: who uses this browser with
- * another key must not get it. */
+/** What the names of all that is unsent begin with, for the key in use. */
 function prefix() {
-  return `history.unsent.${mark(keyStore.value ?? "")}.`;
-}
-
-/** A number that tells keys apart, and from which no key can be found (FNV-1a, 32 bits). */
-function mark(key) {
-  let hash = 0x811c9dc5;
-  for (const letter of key) hash = Math.imul(hash ^ letter.codePointAt(0), 0x01000193);
-  return (hash >>> 0).toString(36);
+  return `history.unsent.${keyMark()}.`;
 }
 
 /** Names this tab: two tabs with one conversation must not overwrite what the other remembers. */
@@ -43,14 +32,20 @@ export class Outbox {
   /** @type {Map<string, Message>} new and changed messages, parents first */
   messages = new Map();
 
+  #id = null;
   #name = null;
   #isStopped = false;
+  /** Whether something was written while the server could not take it. */
+  #hasWaited = false;
   #adopted = [];
+  /** The most messages of the next request. */
+  #most = MOST.messages;
 
   /** Remember for a conversation from now on, and take over what was left before. */
   open(id) {
     if (this.#name) return;
-    this.#name = `${prefix()}${id}.${TAB}`;
+    this.#id = id;
+    this.#name = this.#ownName();
     for (const name of remembered(`${prefix()}${id}.`)) {
       const left = recall(name);
       if (!left) continue;
@@ -59,7 +54,26 @@ export class Outbox {
       this.fields = { ...left.fields, ...this.fields };
       for (const message of left.messages) this.messages.set(message.id, message);
     }
+    this.#hasWaited = !this.isEmpty;
     this.keep();
+  }
+
+  #ownName() {
+    return `${prefix()}${this.#id}.${TAB}`;
+  }
+
+  /** Remember for the key in use: it has replaced the one that was in use before. */
+  move() {
+    const [before, now] = [this.#name, this.#ownName()];
+    if (!before || before === now) return;
+    this.#name = now;
+    this.keep();
+    if (!this.#isStopped) remember(before, null);
+  }
+
+  /** The server could not be reached, or was busy. */
+  wait() {
+    this.#hasWaited = true;
   }
 
   get isEmpty() {
@@ -68,12 +82,14 @@ export class Outbox {
 
   /** Remember the present contents. */
   keep() {
-    if (!this.#name) return;
+    if (!this.#name || this.#isStopped) return;
     const { create, fields, messages } = this;
     const isKept = remember(this.#name, this.isEmpty ? null : { create, fields, messages: [...messages.values()] });
     if (isKept || this.isEmpty) atRisk.delete(this);
     else atRisk.add(this);
-    if (this.isEmpty) this.#forgetAdopted();
+    if (!this.isEmpty) return;
+    this.#hasWaited = false;
+    this.#forgetAdopted();
   }
 
   /** What an earlier tab left is sent. If that tab still lives and left more, that stays. */
@@ -106,7 +122,7 @@ export class Outbox {
    *     fields and messages are those that the server has afterwards
    */
   parcel(id, shown) {
-    const messages = portion([...this.messages.values()], MOST_BYTES, MOST_MESSAGES);
+    const messages = portion([...this.messages.values()], { messages: this.#most });
     const { head, ...others } = this.fields;
     // The head may be a message of a later request.
     const isWhole = messages.length === this.messages.size;
@@ -125,6 +141,7 @@ export class Outbox {
 
   /** Drop what was sent, unless it has changed since. */
   sent({ create = false, fields = {}, messages = [] }) {
+    this.#most = Math.min(this.#most * 2, MOST.messages);
     if (create) this.create = false;
     for (const [name, value] of Object.entries(fields)) {
       if (this.fields[name] === value) delete this.fields[name];
@@ -135,6 +152,15 @@ export class Outbox {
     this.keep();
   }
 
+  /**
+   * The server does not take some messages: try fewer, so that those before the one at fault are stored.
+   * Returns whether that is possible.
+   */
+  divide(messages) {
+    this.#most = Math.max(1, Math.floor(messages.length / 2));
+    return messages.length > 1;
+  }
+
   /** Replace all messages; the head is shown last. */
   replace(messages, head) {
     this.messages = new Map(messages.map((message) => [message.id, message]));
@@ -142,17 +168,29 @@ export class Outbox {
     this.keep();
   }
 
-  /** Forget everything: the conversation is deleted. Not if its key is not in use any more. */
+  /** Forget everything, and take nothing more: the conversation is deleted. */
   drop() {
-    if (this.#name?.startsWith(prefix())) this.stop();
+    this.#end(this.#isOfKey);
   }
 
-  /** Forget everything, and take nothing more: the server stores nothing. */
+  /**
+   * Send nothing, and take nothing more: the server stores nothing now. What has waited for the server
+   * stays remembered, because it may be stored later; what was written only now leaves nothing.
+   */
   stop() {
+    this.#end(this.#isOfKey && !this.#hasWaited);
+  }
+
+  /** Whether it belongs to the key in use. What belongs to another one is not forgotten. */
+  get #isOfKey() {
+    return Boolean(this.#name?.startsWith(prefix()));
+  }
+
+  #end(isForgotten) {
     this.create = false;
     this.fields = {};
     this.messages.clear();
-    this.keep();
+    if (isForgotten) this.keep();
     this.#isStopped = true;
   }
 }

@@ -59,11 +59,16 @@ export function isTemporary({ isAway, status }) {
   return isAway || status === 429 || (status >= 500 && status !== 507);
 }
 
+/** Whether an error is about the messages of a request: it may be only one of them, or their number. */
+export function isTooMuch({ status }) {
+  return status === 400 || status === 413;
+}
+
 /** Return a conversation with all messages that changed after a revision. */
 export async function readConversation(id, since) {
   const messages = [];
   for (;;) {
-    const part = await api.get(`${pathOf(id)}?since=${since}`);
+    const part = await api.get(`${pathOf(id)}?since=${since}`, { sameKey: true });
     messages.push(...part.messages);
     if (!part.has_more) return { ...part, messages };
     since = Math.max(...part.messages.map(({ revision }) => revision));

@@ -11,9 +11,12 @@
 
 import { api } from "../../../lib/api.js";
 import { connection } from "../../../lib/connection.js";
+import { keyStore } from "../../../lib/key.js";
+import { self } from "../../../lib/self.js";
 import { Store } from "../../../lib/store.js";
+import { Owner } from "./owner.js";
 import { Outbox, unsentConversations } from "./outbox.js";
-import { isOff, isRefusal, isTemporary, newId, newInfo, oneLine, readConversation, seconds, tellChange } from "./server.js";
+import { isOff, isRefusal, isTemporary, isTooMuch, newId, newInfo, oneLine, readConversation, seconds, tellChange } from "./server.js";
 import { branches, further, isOnPath, isRunning, leafOf, pathTo, withMessages } from "./tree.js";
 import { watch } from "./watch.js";
 
@@ -56,6 +59,7 @@ class SyncedConversation {
 
   #id;
   #outbox = new Outbox();
+  #owner = new Owner();
   #info = null;
   /** The revision up to which everything was read. */
   #seen = 0;
@@ -76,6 +80,8 @@ class SyncedConversation {
   #lastSent = 0;
   #end;
   #isClosed = false;
+  /** Whether somebody else uses the page: nothing is sent and read meanwhile. */
+  #isPaused = false;
 
   constructor(id) {
     this.#id = id;
@@ -169,6 +175,7 @@ class SyncedConversation {
   #begin() {
     if (this.#id !== null) return;
     this.#id = newId("chat");
+    this.#owner = new Owner();
     this.#outbox.open(this.#id);
     this.#outbox.create = true;
     this.#outbox.set({ ...this.#draft });
@@ -216,7 +223,7 @@ class SyncedConversation {
 
   #canSend() {
     const { stored, deleted, error } = this.#flags;
-    return this.#id !== null && stored && !deleted && !error && !this.#outbox.isEmpty;
+    return this.#id !== null && this.#owner.isHere && stored && !deleted && !error && !this.#outbox.isEmpty;
   }
 
   #schedule() {
@@ -245,8 +252,9 @@ class SyncedConversation {
   /** Send one request. Returns whether more may be sent now. */
   async #send() {
     const parcel = this.#outbox.parcel(this.#id, this.#head);
+    const key = keyStore.value;
     try {
-      const info = await api.post(parcel.path, parcel.body);
+      const info = await api.post(parcel.path, parcel.body, { sameKey: true });
       this.#lastSent = Date.now();
       this.#retryMs = FIRST_RETRY_MS;
       this.#outbox.sent(parcel);
@@ -258,21 +266,26 @@ class SyncedConversation {
       tellChange({ id: this.#id, by: this });
       return true;
     } catch (error) {
-      return this.#failed(error, parcel.messages);
+      return this.#failed(error, parcel.messages, key);
     }
   }
 
-  /** Handle a refusal. Returns whether to go on at once. */
-  async #failed(error, messages) {
-    if (isOff(error)) {
+  /** Handle a refusal of a request with a key. Returns whether to go on at once. */
+  async #failed(error, messages, key) {
+    if (keyStore.value !== key) {
+      return true; // it says nothing about the key in use
+    } else if (isOff(error)) {
       this.#live();
     } else if (error.status === 409) {
-      return this.#branchOff(messages, error);
+      return this.#branchOff(messages, error, key);
     } else if (error.status === 404) {
       this.#setFlags({ deleted: true, online: true });
+    } else if (isTooMuch(error) && this.#outbox.divide(messages)) {
+      return true;
     } else if (!isTemporary(error)) {
       this.#setFlags({ error, online: true });
     } else {
+      this.#outbox.wait();
       this.#setFlags({ online: !error.isAway });
       if (!this.#isClosed) this.#sendAfter(error.retryAfter ? error.retryAfter * 1000 : this.#retryMs);
       this.#retryMs = Math.min(this.#retryMs * 2, MOST_RETRY_MS);
@@ -284,16 +297,16 @@ class SyncedConversation {
    * Another device has finished a message in another way. Nothing is lost: what this device has
    * becomes a separate message, beside the other one.
    */
-  async #branchOff(sent, refusal) {
+  async #branchOff(sent, refusal, key) {
     let stored;
     try {
       stored = await readConversation(this.#id, 0);
     } catch (error) {
-      return this.#failed(error.status === 409 ? { status: 500 } : error, sent);
+      return this.#failed(error.status === 409 ? { status: 500 } : error, sent, key);
     }
     const { unsent, renamed } = branches([...this.#outbox.messages.values()], stored.messages, () => newId());
     const isSame = !renamed.size && unsent.length === this.#outbox.messages.size;
-    if (isSame) return this.#failed({ status: 400, message: refusal.message }, sent); // not for ever
+    if (isSame) return this.#failed({ status: 400, message: refusal.message }, sent, key); // not for ever
     for (const [id, other] of renamed) {
       this.#renamed.set(id, other);
       if (this.#head === id) this.#head = other;
@@ -315,23 +328,34 @@ class SyncedConversation {
 
   /** Read what has changed on the server. Never throws. */
   async refresh() {
-    if (this.#id === null || this.#outbox.create || !this.#flags.stored || this.#isClosed) return;
+    if (this.#id === null || this.#outbox.create || !this.#flags.stored || this.#isClosed || !this.#owner.isHere) return;
     await (this.#reading ??= this.#read().finally(() => (this.#reading = null)));
   }
 
   async #read() {
+    const key = keyStore.value;
     try {
       let found = await readConversation(this.#id, this.#seen);
       // It was deleted, and made again.
       if (found.revision < this.#seen) found = await readConversation(this.#id, 0);
-      if (found.revision > this.#seen || this.#info === null) this.#apply(found);
-      this.#setFlags({ loading: false, online: true, deleted: false });
+      if (keyStore.value === key) this.#take(found);
     } catch (error) {
-      if (isOff(error)) return this.#live({ loading: false });
-      if (error.status === 404) this.#setFlags({ loading: false, deleted: true, online: true });
-      else if (error.isAway) this.#setFlags({ online: false });
-      else if (!isTemporary(error)) this.#setFlags({ loading: false, error, online: true });
+      if (keyStore.value === key) this.#unread(error);
     }
+    // The answer was one to another key.
+    if (keyStore.value !== key && this.#owner.isHere && !this.#isClosed) await this.#read();
+  }
+
+  #take(found) {
+    if (found.revision > this.#seen || this.#info === null) this.#apply(found);
+    this.#setFlags({ loading: false, online: true, deleted: false });
+  }
+
+  #unread(error) {
+    if (isOff(error)) this.#live({ loading: false });
+    else if (error.status === 404) this.#setFlags({ loading: false, deleted: true, online: true });
+    else if (error.isAway) this.#setFlags({ online: false });
+    else if (!isTemporary(error)) this.#setFlags({ loading: false, error, online: true });
   }
 
   #apply({ messages, has_more, ...info }) {
@@ -352,14 +376,45 @@ class SyncedConversation {
   // Following
 
   #watch() {
-    return watch({
+    const end = watch({
       look: (change) => this.#look(change),
-      back: () => {
-        if (isRefusal(this.#flags.error)) this.#setFlags({ error: null });
-        this.refresh().then(() => this.#sendAfter(0));
-      },
+      back: () => this.#goOn(),
+      key: () => this.#meetKey(),
       reach: (online) => this.#setFlags({ online }),
     });
+    const endSelf = self.subscribe(() => this.#meetKey());
+    return () => [end, endSelf].forEach((one) => one());
+  }
+
+  #goOn() {
+    if (isRefusal(this.#flags.error)) this.#setFlags({ error: null });
+    this.refresh().then(() => this.#sendAfter(0));
+  }
+
+  /** Another key is used, or the server has told whose it is. */
+  #meetKey() {
+    if (this.#id === null) return;
+    const isNothing = this.#info === null && !this.#messages.length && this.#outbox.isEmpty;
+    if (!this.#owner.isHere && !isNothing) {
+      this.#isPaused = true;
+      this.#flags.loading = false;
+      return this.#publish();
+    }
+    const isBack = this.#isPaused;
+    this.#isPaused = false;
+    if (!this.#owner.isHere) this.#giveTo(new Owner());
+    else if (!this.#owner.take() && !isBack) return;
+    this.#outbox.move();
+    this.#publish();
+    this.#goOn();
+  }
+
+  /** Nothing of the earlier user is here; perhaps the conversation is one of another user. */
+  #giveTo(owner) {
+    this.#owner = owner;
+    this.#outbox = new Outbox();
+    Object.assign(this.#flags, { stored: true, deleted: false, error: null });
+    this.#recall();
   }
 
   #look({ id, by, isDeleted }) {
@@ -381,6 +436,7 @@ class SyncedConversation {
 
   #publish() {
     const isKnown = this.#info !== null || this.#outbox.create || !this.#flags.stored;
+    const isHere = this.#id === null || this.#owner.isHere;
     this.state.set({
       id: this.#id,
       conversation: this.#id !== null && isKnown
@@ -390,6 +446,7 @@ class SyncedConversation {
       head: this.#head,
       path: pathTo(this.#messages, this.#head),
       ...this.#flags,
+      stored: this.#flags.stored && isHere,
       unsaved: this.#flags.stored && !this.#outbox.isEmpty,
     });
   }

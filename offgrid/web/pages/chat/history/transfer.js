@@ -1,12 +1,8 @@
 /** Files of conversations: export, and import in as many requests as the server's limits need. */
 
 import { api, save, send } from "../../../lib/api.js";
+import { fits, plus, portion, sizeOf } from "./portion.js";
 import { PATH, pathOf, tellChange } from "./server.js";
-import { portion } from "./tree.js";
-
-/** Of one request: the server's limits are 8 MiB and 150,000 texts. */
-const MOST_BYTES = 3 << 20;
-const MOST_MESSAGES = 1_000;
 
 /** Give the user a conversation as a file; `format`: "json" or "markdown". */
 export async function exportConversation({ id, title }, format) {
@@ -65,17 +61,16 @@ export function parcels(file) {
   const { conversations, ...rest } = file;
   if (!Array.isArray(conversations)) return [{ body: file, heads: [] }]; // the server says what is wrong
   const found = [{ body: { ...rest, conversations: [] }, heads: [] }];
-  let room = { bytes: MOST_BYTES, messages: MOST_MESSAGES };
+  let size = sizeOf(rest, 0);
   for (const conversation of conversations) {
     for (const piece of pieces(conversation)) {
-      const bytes = JSON.stringify(piece.part).length;
-      const messages = piece.part?.messages?.length ?? 0;
-      const isFull = bytes > room.bytes || messages > room.messages;
+      const more = sizeOf(piece.part, piece.part?.messages?.length ?? 0);
+      const isFull = !fits(plus(size, more));
       if (isFull && found.at(-1).body.conversations.length) {
         found.push({ body: { ...rest, conversations: [] }, heads: [] });
-        room = { bytes: MOST_BYTES, messages: MOST_MESSAGES };
+        size = sizeOf(rest, 0);
       }
-      room = { bytes: room.bytes - bytes, messages: room.messages - messages };
+      size = plus(size, more);
       found.at(-1).body.conversations.push(piece.part);
       if (piece.head) found.at(-1).heads.push([conversation.id, piece.head]);
     }
@@ -86,13 +81,13 @@ export function parcels(file) {
 /** The parts of one conversation; only the last one knows the head. */
 function* pieces(conversation) {
   let rest = conversation?.messages;
-  if (!Array.isArray(rest) || portion(rest, MOST_BYTES, MOST_MESSAGES).length === rest.length) {
+  if (!Array.isArray(rest) || portion(rest).length === rest.length) {
     yield { part: conversation };
     return;
   }
   const { head, messages, ...fields } = conversation;
   while (rest.length) {
-    const part = portion(rest, MOST_BYTES, MOST_MESSAGES);
+    const part = portion(rest);
     rest = rest.slice(part.length);
     yield { part: { ...fields, messages: part }, head: rest.length ? null : head };
   }

@@ -89,23 +89,6 @@ export function withMessages(messages, incoming, choose = (_, next) => next) {
 }
 
 /**
- * The first messages of a list that fit into one request, at least one of them.
- * @param {Message[]} messages
- * @param {number} mostBytes
- * @param {number} mostMessages
- */
-export function portion(messages, mostBytes, mostMessages) {
-  let bytes = 0;
-  let count = 0;
-  for (const message of messages) {
-    bytes += JSON.stringify(message).length;
-    if (count > 0 && (bytes > mostBytes || count >= mostMessages)) break;
-    count += 1;
-  }
-  return messages.slice(0, count);
-}
-
-/**
  * What is to be done with messages that the server has in another finished version: those of this
  * device get other ids, and so become branches. Messages after them follow them there.
  * @param {Message[]} unsent of this device, parents first

@@ -52,7 +52,8 @@
  * @property {boolean} loading it is being read for the first time
  * @property {boolean} online whether the server answered the last request
  * @property {boolean} unsaved whether changes wait to be sent, or cannot be stored
- * @property {boolean} stored whether the server keeps it; false if it lives only in this tab
+ * @property {boolean} stored whether the server keeps it; false if it lives only in this tab, and
+ *     while a key of somebody else is in use
  * @property {boolean} deleted whether somebody deleted it on the server; `saveAgain()` stores it
  * @property {Error|null} error why it cannot be read or stored (an ApiError, such as history_full)
  *
