@@ -204,7 +204,7 @@ class PeerConnections:
             timeout: seconds; the longest silence of the peer, and the longest time to connect.
 
         Raises:
-            PeerUnreachable: the peer answers at none of its addresses.
+            PeerUnreachable: the peer answers at none of its addresses, or was forgotten.
         """
         kept = self._take(peer)
         if kept is not None:
@@ -213,11 +213,12 @@ class PeerConnections:
         sock, place = self.connect(peer, timeout)
         connection = PeerConnection(self, peer, sock, place, timeout)
         with self._lock:
-            closed = self._closed
+            # From now on, the end of the server and a change of the book end it.
             self._lent.add(connection)
-        if closed:
+            reason = self._unwanted(peer)
+        if reason:
             connection.close()
-            raise PeerUnreachable(peer, "this server is stopping")
+            raise PeerUnreachable(peer, reason)
         return connection
 
     def request(
@@ -278,15 +279,18 @@ class PeerConnections:
         """Return a new connection, after the handshake, and where the peer was found.
 
         Raises:
-            PeerUnreachable: the peer answers at none of its addresses.
+            PeerUnreachable: the peer answers at none of its addresses, or was forgotten.
         """
         ends = time.monotonic() + timeout
         reasons: list[str] = []
         is_silent = True
         for place in self._where(peer):
             left = ends - time.monotonic()
-            if left <= 0 or self._closed:
+            if left <= 0:
                 break
+            reason = self._unwanted(peer)
+            if reason:
+                raise PeerUnreachable(peer, reason)
             try:
                 sock, address = self._connect_at(peer, place, left)
             except (OSError, ValueError) as ex:
@@ -346,6 +350,14 @@ class PeerConnections:
             self._contexts[peer.fingerprint] = found
         return found
 
+    def _unwanted(self, peer: Peer) -> str:
+        """Return why no connection to a peer is to be made now; empty if one is."""
+        if self._closed:
+            return "this server is stopping"
+        if self._book.by_fingerprint(peer.fingerprint) is None:
+            return "this machine has forgotten it"
+        return ""
+
     def _take(self, peer: Peer) -> PeerConnection | None:
         """Return the connection that was used last, and close those that are too old."""
         oldest = time.monotonic() - IDLE_SECONDS
@@ -361,8 +373,9 @@ class PeerConnections:
         return taken
 
     def _drop_forgotten(self) -> None:
-        known = {peer.fingerprint for peer in self._book.all()}
         with self._lock:
+            # Read with the lock: another thread may follow a later change of the book meanwhile.
+            known = {peer.fingerprint for peer in self._book.all()}
             gone = [key for key in self._idle if key not in known]
             idle = [one for key in gone for one in self._idle.pop(key)]
             lent = [one for one in self._lent if one.peer.fingerprint not in known]

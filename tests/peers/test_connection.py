@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from machines import Machine
+from overtaken import overtaken
 from support import TIMEOUT
 
 from offgrid.peers.book import Book, Peer
-from offgrid.peers.connection import PeerConnections
+from offgrid.peers.connection import PeerConnection, PeerConnections
 from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.errors import PeerProtocolError, PeerRefused, PeerUnreachable
 from offgrid.peers.identity import load_identity
@@ -301,6 +302,56 @@ def test_a_peer_that_is_forgotten_here_loses_its_connections(
     assert not connections._idle.get(far.identity.fingerprint)
     with pytest.raises(http.client.NotConnected):
         connection._http.request("GET", "/peer/alive")
+
+
+def test_a_peer_that_is_forgotten_while_it_connects_gets_no_request(
+    connections: PeerConnections, far: Far
+) -> None:
+    book, peer = connections._book, far.as_peer()
+
+    def forgotten_meanwhile(*address: object) -> None:
+        book.remove(peer.fingerprint)
+
+    book.found_at = forgotten_meanwhile  # type: ignore[method-assign]
+    with contextlib.ExitStack() as stack:
+        begun = threading.Thread(target=lambda: stack.enter_context(far.accept()))
+        begun.start()
+        with pytest.raises(PeerUnreachable, match="has forgotten it"):
+            connections.open(peer, TIMEOUT)
+        begun.join()
+    assert not connections._lent
+    with pytest.raises(PeerUnreachable, match="has forgotten it"):
+        connections.open(peer, TIMEOUT)
+
+
+def test_an_old_view_of_the_book_ends_no_connection_to_a_new_peer(
+    connections: PeerConnections, far: Far, tmp_path: Path
+) -> None:
+    """A thread that follows a change is overtaken by another one, which pairs a machine."""
+    book = connections._book
+    near = Peer(
+        name="near",
+        certificate=connections._identity.certificate,
+        addresses=(),
+        port=1,
+        paired_at=1,
+    )
+    new = Far(tmp_path / "new", near)
+    thread = new.answer(NOTHING)
+    kept: list[PeerConnection] = []
+
+    def pair_and_use() -> None:
+        book.add(new.as_peer())
+        with connections.open(new.as_peer(), TIMEOUT) as connection:
+            connection.request("GET", "/peer/alive")
+        kept.append(connection)
+
+    with overtaken(book, connections._lock, pair_and_use):
+        book.found_at(far.identity.fingerprint, "127.0.0.9", far.port)
+    assert connections._idle[new.identity.fingerprint] == kept
+    connections.close()
+    thread.join()
+    new.close()
 
 
 def test_single_bytes_do_not_stretch_the_time(connections: PeerConnections, far: Far) -> None:
