@@ -26,7 +26,8 @@ from offgrid.peers.response import MAX_ANSWER, PeerResponse, explained, is_refus
 from offgrid.peers.timed import TimedSocket, tune
 
 CONNECT_SECONDS = 1.5
-"""How long one address may take to accept a connection: two lost packets on a slow network."""
+"""How long one address may take to accept a connection: two lost packets on a slow network. No
+address gets less, as long as there is time."""
 HANDSHAKE_SECONDS = 5.0
 """How long a machine may take for the handshake, also while all its processors are busy."""
 IDLE_SECONDS = 20.0
@@ -194,6 +195,8 @@ class PeerConnections:
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._idle: dict[str, list[PeerConnection]] = {}
         self._lent: set[PeerConnection] = set()
+        self._skipped: dict[str, int] = {}
+        """Certificate -> how many attempts in a row had no time for all places."""
         book.on_change(self._drop_forgotten)
 
     def open(self, peer: Peer, timeout: float) -> PeerConnection:
@@ -278,27 +281,38 @@ class PeerConnections:
     def connect(self, peer: Peer, timeout: float) -> tuple[TimedSocket, Place]:
         """Return a new connection, after the handshake, and where the peer was found.
 
+        A place that is silent leaves time for the others. If there was no time for all of them, the
+        next attempt begins one place later, so that each is tried properly before long.
+
         Raises:
             PeerUnreachable: the peer answers at none of its addresses, or was forgotten.
         """
         ends = time.monotonic() + timeout
         reasons: list[str] = []
         is_silent = True
-        for place in self._where(peer):
+        places = self._where(peer)
+        for number, place in enumerate(places, 1):
             left = ends - time.monotonic()
             if left <= 0:
                 break
             reason = self._unwanted(peer)
             if reason:
                 raise PeerUnreachable(peer, reason)
+            if number < len(places):
+                left = min(left, max(left / 2, CONNECT_SECONDS))
             try:
                 sock, address = self._connect_at(peer, place, left)
             except (OSError, ValueError) as ex:
                 reasons.append(f"{place[0]} port {place[1]}: {short(ex)}")
                 is_silent = is_silent and not isinstance(ex, _SAID_NO)
                 continue
+            with self._lock:
+                self._skipped.pop(peer.fingerprint, None)
             self._book.found_at(peer.fingerprint, address, place[1])
             return sock, place
+        if time.monotonic() >= ends:
+            with self._lock:
+                self._skipped[peer.fingerprint] = self._skipped.get(peer.fingerprint, 0) + 1
         reason = "; ".join(reasons) or "no address of it is known"
         raise PeerUnreachable(peer, reason, is_silent=is_silent)
 
@@ -320,18 +334,30 @@ class PeerConnections:
 
     def _where(self, peer: Peer) -> list[Place]:
         """Return where to look for a peer: where it was last; where the network says that it is;
-        and where it was before."""
+        and where it was before. After attempts that had no time for all, another one comes first.
+        """
         latest = self._book.by_fingerprint(peer.fingerprint) or peer
         known = [(address, latest.port) for address in latest.addresses]
-        return list(dict.fromkeys([*known[:1], *self.places(peer.id), *known[1:]]))
+        places = list(dict.fromkeys([*known[:1], *self.places(peer.id), *known[1:]]))
+        with self._lock:
+            first = self._skipped.get(peer.fingerprint, 0) % max(1, len(places))
+        return places[first:] + places[:first]
 
     def _connect_at(self, peer: Peer, place: Place, seconds: float) -> tuple[TimedSocket, str]:
-        """Return a connection after the handshake, and the address, which is a name in no case."""
+        """Return a connection after the handshake, and the address, which is a name in no case.
+
+        Raises:
+            OSError: there is none after some seconds.
+        """
+        ends = time.monotonic() + seconds
         plain = socket.create_connection(place, min(CONNECT_SECONDS, seconds))
         try:
             tune(plain)
             address = str(plain.getpeername()[0])
-            plain.settimeout(min(HANDSHAKE_SECONDS, seconds))
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            plain.settimeout(min(HANDSHAKE_SECONDS, left))
             sock = self._context(peer).wrap_socket(plain, suppress_ragged_eofs=False)
         except BaseException:
             plain.close()
@@ -379,6 +405,7 @@ class PeerConnections:
             gone = [key for key in self._idle if key not in known]
             idle = [one for key in gone for one in self._idle.pop(key)]
             lent = [one for one in self._lent if one.peer.fingerprint not in known]
+            self._skipped = {key: one for key, one in self._skipped.items() if key in known}
         for key in gone:
             self._contexts.pop(key, None)
         for connection in idle:

@@ -20,6 +20,7 @@ from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.errors import PeerProtocolError, PeerRefused, PeerUnreachable
 from offgrid.peers.identity import load_identity
 from offgrid.peers.response import PeerResponse
+from offgrid.peers.table import ANSWER_SECONDS
 
 NOTHING = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -163,6 +164,56 @@ def test_a_machine_that_is_off_is_unreachable_with_each_address(
     assert "127.0.0.1" in str(told.value)
     assert "127.0.0.2" in str(told.value)
     assert not told.value.is_sent
+
+
+@pytest.fixture
+def silent() -> Iterator[list[tuple[str, int]]]:
+    """Three places at which something accepts connections and says nothing."""
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        yield [("127.0.0.1", sock.getsockname()[1]) for sock in made]
+
+
+def test_each_place_comes_first_when_there_is_no_time_for_all(
+    connections: PeerConnections, far: Far, silent: list[tuple[str, int]]
+) -> None:
+    peer = far.as_peer()
+    connections._book.found_at(peer.fingerprint, *silent[0])
+    connections.places = lambda id: silent
+    for place in [*silent, silent[0]]:
+        with pytest.raises(PeerUnreachable) as told:
+            connections.open(peer, 0.05)
+        assert told.value.reason.startswith(f"127.0.0.1 port {place[1]}:")
+    connections.places = lambda id: [*silent, ("127.0.0.1", far.port)]
+    for _ in silent[1:]:
+        with pytest.raises(PeerUnreachable):
+            connections.open(peer, 0.05)
+    thread = far.answer(NOTHING)
+    assert ask(connections, peer)[0] == 204
+    thread.join()
+
+
+def test_places_that_were_all_tried_keep_their_order(
+    connections: PeerConnections, far: Far
+) -> None:
+    far.close()
+    connections._book.found_at(far.identity.fingerprint, "127.0.0.2", far.port)
+    for _ in range(3):
+        with pytest.raises(PeerUnreachable) as told:
+            connections.open(far.as_peer(), TIMEOUT)
+        assert told.value.reason.startswith("127.0.0.2 ")
+
+
+@pytest.mark.slow
+def test_a_silent_place_leaves_time_for_the_next_one(
+    connections: PeerConnections, far: Far, silent: list[tuple[str, int]]
+) -> None:
+    peer = far.as_peer()
+    connections._book.found_at(peer.fingerprint, *silent[0])
+    connections.places = lambda id: [("127.0.0.1", far.port)]
+    thread = far.answer(NOTHING)
+    assert connections.request(peer, "GET", "/peer/alive", timeout=ANSWER_SECONDS)[0] == 204
+    thread.join()
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
