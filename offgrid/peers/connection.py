@@ -30,6 +30,8 @@ CONNECT_SECONDS = 1.5
 address gets less, as long as there is time."""
 HANDSHAKE_SECONDS = 5.0
 """How long a machine may take for the handshake, also while all its processors are busy."""
+SEARCH_SECONDS = 10.0
+"""How long a peer is looked for at all places together."""
 IDLE_SECONDS = 20.0
 """How long an unused connection is kept; the server closes it after 30."""
 MAX_IDLE = 8
@@ -109,14 +111,14 @@ class PeerConnection:
             PeerProtocolError: what it answered is not valid HTTP.
         """
         if not self._is_fresh and has_ended(self._sock):
-            self._reopen()
+            self._reopen(deadline)
         try:
             return self._exchange(method, path, body, headers or {}, deadline)
         except PeerUnreachable as ex:
             # One that was silent would only be silent again.
             if self._is_fresh or self._cancelled or ex.is_silent or method not in _IDEMPOTENT:
                 raise
-        self._reopen()
+        self._reopen(deadline)
         return self._exchange(method, path, body, headers or {}, deadline)
 
     def cancel(self) -> None:
@@ -141,10 +143,12 @@ class PeerConnection:
         else:
             self._owner.keep(self)
 
-    def _reopen(self) -> None:
+    def _reopen(self, deadline: float | None) -> None:
         self._http.close()
         self._sock.close()
-        self._sock, self.place = self._owner.connect(self.peer, self._timeout)
+        self._sock, self.place = self._owner.connect(
+            self.peer, self._timeout, deadline, lambda: not self._cancelled
+        )
         self._http, self._is_fresh = _http_on(self._sock, self.place), True
         if self._cancelled:  # by another thread, meanwhile
             self.cancel()
@@ -199,21 +203,31 @@ class PeerConnections:
         """Certificate -> how many attempts in a row had no time for all places."""
         book.on_change(self._drop_forgotten)
 
-    def open(self, peer: Peer, timeout: float) -> PeerConnection:
+    def open(
+        self,
+        peer: Peer,
+        timeout: float,
+        deadline: float | None = None,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> PeerConnection:
         """Return a connection to a peer: one that was kept, or a new one.
 
         Args:
             peer: the peer.
             timeout: seconds; the longest silence of the peer, and the longest time to connect.
+            deadline: when it must be connected, in seconds of ``time.monotonic``; earlier than
+                by the timeout, and than after :data:`SEARCH_SECONDS`.
+            wanted: whether the connection is still needed; asked before each place is tried.
 
         Raises:
-            PeerUnreachable: the peer answers at none of its addresses, or was forgotten.
+            PeerUnreachable: the peer answers at none of its addresses, or was forgotten; or the
+                connection is no longer wanted.
         """
         kept = self._take(peer)
         if kept is not None:
             kept.lend(timeout)
             return kept
-        sock, place = self.connect(peer, timeout)
+        sock, place = self.connect(peer, timeout, deadline, wanted)
         connection = PeerConnection(self, peer, sock, place, timeout)
         with self._lock:
             # From now on, the end of the server and a change of the book end it.
@@ -278,16 +292,18 @@ class PeerConnections:
         with self._lock:
             self._lent.discard(connection)
 
-    def connect(self, peer: Peer, timeout: float) -> tuple[TimedSocket, Place]:
+    def connect(
+        self, peer: Peer, timeout: float, deadline: float | None, wanted: Callable[[], bool]
+    ) -> tuple[TimedSocket, Place]:
         """Return a new connection, after the handshake, and where the peer was found.
 
         A place that is silent leaves time for the others. If there was no time for all of them, the
-        next attempt begins one place later, so that each is tried properly before long.
-
-        Raises:
-            PeerUnreachable: the peer answers at none of its addresses, or was forgotten.
+        next attempt begins one place later, so that each is tried properly before long. The
+        arguments and the errors are those of :meth:`open`.
         """
-        ends = time.monotonic() + timeout
+        ends = time.monotonic() + min(timeout, SEARCH_SECONDS)
+        if deadline is not None:
+            ends = min(ends, deadline)
         reasons: list[str] = []
         is_silent = True
         places = self._where(peer)
@@ -295,7 +311,7 @@ class PeerConnections:
             left = ends - time.monotonic()
             if left <= 0:
                 break
-            reason = self._unwanted(peer)
+            reason = self._unwanted(peer) if wanted() else "the request has ended"
             if reason:
                 raise PeerUnreachable(peer, reason)
             if number < len(places):
@@ -313,7 +329,7 @@ class PeerConnections:
         if time.monotonic() >= ends:
             with self._lock:
                 self._skipped[peer.fingerprint] = self._skipped.get(peer.fingerprint, 0) + 1
-        reason = "; ".join(reasons) or "no address of it is known"
+        reason = "; ".join(reasons) or ("no time is left" if places else "no address is known")
         raise PeerUnreachable(peer, reason, is_silent=is_silent)
 
     def check_refusal(self, peer: Peer, place: Place) -> None:
