@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from offgrid.addresses import of_socket
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.contexts import client_context
 from offgrid.peers.errors import PeerRefused, PeerUnreachable
@@ -369,7 +370,7 @@ class PeerConnections:
         plain = socket.create_connection(place, min(CONNECT_SECONDS, seconds))
         try:
             tune(plain)
-            address = str(plain.getpeername()[0])
+            address = of_socket(plain.getpeername())
             left = ends - time.monotonic()
             if left <= 0:
                 raise TimeoutError("timed out")
