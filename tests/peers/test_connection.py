@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import http.client
 import socket
 import threading
@@ -14,6 +15,7 @@ from machines import Machine
 from overtaken import overtaken
 from support import TIMEOUT
 
+from offgrid.peers import identity
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.connection import PeerConnection, PeerConnections
 from offgrid.peers.contexts import ServerContexts
@@ -21,6 +23,8 @@ from offgrid.peers.errors import PeerProtocolError, PeerRefused, PeerUnreachable
 from offgrid.peers.identity import load_identity
 from offgrid.peers.response import PeerResponse
 from offgrid.peers.table import ANSWER_SECONDS
+from offgrid.rpc.connection import connect as rpc_connect
+from offgrid.rpc.endpoint import RpcServer
 
 NOTHING = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -91,6 +95,36 @@ def far(tmp_path: Path, connections: PeerConnections) -> Iterator[Far]:
 
 def ask(connections: PeerConnections, peer: Peer, method: str = "GET") -> tuple[int, bytes]:
     return connections.request(peer, method, "/peer/alive", timeout=TIMEOUT)
+
+
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make certificates that are not valid yet, as all are for a clock that starts at 1970."""
+    later = datetime.datetime(2200, 1, 1, tzinfo=datetime.timezone.utc)
+    monkeypatch.setattr(identity, "_NO_BEGIN", later)
+
+
+def test_a_clock_that_is_wrong_keeps_no_peer_out(
+    early: None, connections: PeerConnections, far: Far
+) -> None:
+    thread = far.answer(NOTHING)
+    assert ask(connections, far.as_peer())[0] == 204
+    thread.join()
+
+
+def test_a_clock_that_is_wrong_keeps_no_lending_peer_out(
+    early: None, connections: PeerConnections, far: Far
+) -> None:
+    near = connections._identity
+    server = RpcServer(
+        "far", ("127.0.0.1",), far.port, far.identity.certificate,
+        str(near.certificate_file), str(near.key_file),
+    )  # fmt: skip
+    thread = far.answer(NOTHING)
+    with contextlib.closing(rpc_connect(server)) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert sock.recv(100) == NOTHING
+    thread.join()
 
 
 @pytest.mark.slow
