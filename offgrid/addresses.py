@@ -6,6 +6,8 @@ import contextlib
 import ipaddress
 import re
 import socket
+from collections.abc import Sequence
+from typing import Any
 
 import psutil
 
@@ -133,3 +135,19 @@ def unmapped(address: str) -> str:
     with contextlib.suppress(ValueError):
         mapped = ipaddress.IPv6Address(address).ipv4_mapped
     return address if mapped is None else str(mapped)
+
+
+def of_socket(name: Sequence[Any]) -> str:
+    """Return the address in what a socket calls itself or its peer. A link-local address gets the
+    zone without which nobody can connect to it: ``fe80::1%eth0``.
+
+    Args:
+        name: of a socket of IPv4 or IPv6, as ``getpeername`` and ``accept`` return it.
+    """
+    address = str(name[0])
+    if len(name) < 4 or not name[3] or "%" in address:
+        return address
+    try:
+        return f"{address}%{socket.if_indextoname(name[3])}"
+    except OSError:  # the interface has just been removed
+        return address

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from offgrid.addresses import of_socket
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.contexts import client_context
 from offgrid.peers.errors import PeerProtocolError, PeerRefused, PeerUnreachable
@@ -26,9 +27,12 @@ from offgrid.peers.response import MAX_ANSWER, PeerResponse, explained, is_refus
 from offgrid.peers.timed import TimedSocket, tune
 
 CONNECT_SECONDS = 1.5
-"""How long one address may take to accept a connection: two lost packets on a slow network."""
+"""How long one address may take to accept a connection: two lost packets on a slow network. No
+address gets less, as long as there is time."""
 HANDSHAKE_SECONDS = 5.0
 """How long a machine may take for the handshake, also while all its processors are busy."""
+SEARCH_SECONDS = 10.0
+"""How long a peer is looked for at all places together."""
 IDLE_SECONDS = 20.0
 """How long an unused connection is kept; the server closes it after 30."""
 MAX_IDLE = 8
@@ -108,14 +112,14 @@ class PeerConnection:
             PeerProtocolError: what it answered is not valid HTTP.
         """
         if not self._is_fresh and has_ended(self._sock):
-            self._reopen()
+            self._reopen(deadline)
         try:
             return self._exchange(method, path, body, headers or {}, deadline)
         except PeerUnreachable as ex:
             # One that was silent would only be silent again.
             if self._is_fresh or self._cancelled or ex.is_silent or method not in _IDEMPOTENT:
                 raise
-        self._reopen()
+        self._reopen(deadline)
         return self._exchange(method, path, body, headers or {}, deadline)
 
     def cancel(self) -> None:
@@ -140,10 +144,12 @@ class PeerConnection:
         else:
             self._owner.keep(self)
 
-    def _reopen(self) -> None:
+    def _reopen(self, deadline: float | None) -> None:
         self._http.close()
         self._sock.close()
-        self._sock, self.place = self._owner.connect(self.peer, self._timeout)
+        self._sock, self.place = self._owner.connect(
+            self.peer, self._timeout, deadline, lambda: not self._cancelled
+        )
         self._http, self._is_fresh = _http_on(self._sock, self.place), True
         if self._cancelled:  # by another thread, meanwhile
             self.cancel()
@@ -197,30 +203,43 @@ class PeerConnections:
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._idle: dict[str, list[PeerConnection]] = {}
         self._lent: set[PeerConnection] = set()
+        self._skipped: dict[str, int] = {}
+        """Certificate -> how many attempts in a row had no time for all places."""
         book.on_change(self._drop_forgotten)
 
-    def open(self, peer: Peer, timeout: float) -> PeerConnection:
+    def open(
+        self,
+        peer: Peer,
+        timeout: float,
+        deadline: float | None = None,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> PeerConnection:
         """Return a connection to a peer: one that was kept, or a new one.
 
         Args:
             peer: the peer.
             timeout: seconds; the longest silence of the peer, and the longest time to connect.
+            deadline: when it must be connected, in seconds of ``time.monotonic``; earlier than
+                by the timeout, and than after :data:`SEARCH_SECONDS`.
+            wanted: whether the connection is still needed; asked before each place is tried.
 
         Raises:
-            PeerUnreachable: the peer answers at none of its addresses.
+            PeerUnreachable: the peer answers at none of its addresses, or was forgotten; or the
+                connection is no longer wanted.
         """
         kept = self._take(peer)
         if kept is not None:
             kept.lend(timeout)
             return kept
-        sock, place = self.connect(peer, timeout)
+        sock, place = self.connect(peer, timeout, deadline, wanted)
         connection = PeerConnection(self, peer, sock, place, timeout)
         with self._lock:
-            closed = self._closed
+            # From now on, the end of the server and a change of the book end it.
             self._lent.add(connection)
-        if closed:
+            reason = self._unwanted(peer)
+        if reason:
             connection.close()
-            raise PeerUnreachable(peer, "this server is stopping")
+            raise PeerUnreachable(peer, reason)
         return connection
 
     def request(
@@ -277,28 +296,44 @@ class PeerConnections:
         with self._lock:
             self._lent.discard(connection)
 
-    def connect(self, peer: Peer, timeout: float) -> tuple[TimedSocket, Place]:
+    def connect(
+        self, peer: Peer, timeout: float, deadline: float | None, wanted: Callable[[], bool]
+    ) -> tuple[TimedSocket, Place]:
         """Return a new connection, after the handshake, and where the peer was found.
 
-        Raises:
-            PeerUnreachable: the peer answers at none of its addresses.
+        A place that is silent leaves time for the others. If there was no time for all of them, the
+        next attempt begins one place later, so that each is tried properly before long. The
+        arguments and the errors are those of :meth:`open`.
         """
-        ends = time.monotonic() + timeout
+        ends = time.monotonic() + min(timeout, SEARCH_SECONDS)
+        if deadline is not None:
+            ends = min(ends, deadline)
         reasons: list[str] = []
         is_silent = True
-        for place in self._where(peer):
+        places = self._where(peer)
+        for number, place in enumerate(places, 1):
             left = ends - time.monotonic()
-            if left <= 0 or self._closed:
+            if left <= 0:
                 break
+            reason = self._unwanted(peer) if wanted() else "the request has ended"
+            if reason:
+                raise PeerUnreachable(peer, reason)
+            if number < len(places):
+                left = min(left, max(left / 2, CONNECT_SECONDS))
             try:
                 sock, address = self._connect_at(peer, place, left)
             except (OSError, ValueError) as ex:
                 reasons.append(f"{place[0]} port {place[1]}: {short(ex)}")
                 is_silent = is_silent and not isinstance(ex, _SAID_NO)
                 continue
+            with self._lock:
+                self._skipped.pop(peer.fingerprint, None)
             self._book.found_at(peer.fingerprint, address, place[1])
             return sock, place
-        reason = "; ".join(reasons) or "no address of it is known"
+        if time.monotonic() >= ends:
+            with self._lock:
+                self._skipped[peer.fingerprint] = self._skipped.get(peer.fingerprint, 0) + 1
+        reason = "; ".join(reasons) or ("no time is left" if places else "no address is known")
         raise PeerUnreachable(peer, reason, is_silent=is_silent)
 
     def check_refusal(self, peer: Peer, place: Place) -> None:
@@ -319,18 +354,30 @@ class PeerConnections:
 
     def _where(self, peer: Peer) -> list[Place]:
         """Return where to look for a peer: where it was last; where the network says that it is;
-        and where it was before."""
+        and where it was before. After attempts that had no time for all, another one comes first.
+        """
         latest = self._book.by_fingerprint(peer.fingerprint) or peer
         known = [(address, latest.port) for address in latest.addresses]
-        return list(dict.fromkeys([*known[:1], *self.places(peer.id), *known[1:]]))
+        places = list(dict.fromkeys([*known[:1], *self.places(peer.id), *known[1:]]))
+        with self._lock:
+            first = self._skipped.get(peer.fingerprint, 0) % max(1, len(places))
+        return places[first:] + places[:first]
 
     def _connect_at(self, peer: Peer, place: Place, seconds: float) -> tuple[TimedSocket, str]:
-        """Return a connection after the handshake, and the address, which is a name in no case."""
+        """Return a connection after the handshake, and the address, which is a name in no case.
+
+        Raises:
+            OSError: there is none after some seconds.
+        """
+        ends = time.monotonic() + seconds
         plain = socket.create_connection(place, min(CONNECT_SECONDS, seconds))
         try:
             tune(plain)
-            address = str(plain.getpeername()[0])
-            plain.settimeout(min(HANDSHAKE_SECONDS, seconds))
+            address = of_socket(plain.getpeername())
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            plain.settimeout(min(HANDSHAKE_SECONDS, left))
             sock = self._context(peer).wrap_socket(plain, suppress_ragged_eofs=False)
         except BaseException:
             plain.close()
@@ -349,6 +396,14 @@ class PeerConnections:
             self._contexts[peer.fingerprint] = found
         return found
 
+    def _unwanted(self, peer: Peer) -> str:
+        """Return why no connection to a peer is to be made now; empty if one is."""
+        if self._closed:
+            return "this server is stopping"
+        if self._book.by_fingerprint(peer.fingerprint) is None:
+            return "this machine has forgotten it"
+        return ""
+
     def _take(self, peer: Peer) -> PeerConnection | None:
         """Return the connection that was used last, and close those that are too old."""
         oldest = time.monotonic() - IDLE_SECONDS
@@ -364,11 +419,13 @@ class PeerConnections:
         return taken
 
     def _drop_forgotten(self) -> None:
-        known = {peer.fingerprint for peer in self._book.all()}
         with self._lock:
+            # Read with the lock: another thread may follow a later change of the book meanwhile.
+            known = {peer.fingerprint for peer in self._book.all()}
             gone = [key for key in self._idle if key not in known]
             idle = [one for key in gone for one in self._idle.pop(key)]
             lent = [one for one in self._lent if one.peer.fingerprint not in known]
+            self._skipped = {key: one for key, one in self._skipped.items() if key in known}
         for key in gone:
             self._contexts.pop(key, None)
         for connection in idle:

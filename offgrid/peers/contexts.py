@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.identity import Identity
+from offgrid.pinned import ignore_clock
 
 log = logging.getLogger(__name__)
 
@@ -132,5 +133,6 @@ def _base(protocol: ssl._SSLMethod, identity: Identity) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["http/1.1"])
+    ignore_clock(context)
     context.load_cert_chain(identity.certificate_file, identity.key_file)
     return context

@@ -7,6 +7,7 @@ likes. So the table is small, and a peer is only looked for in more places becau
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 import threading
 import time
@@ -16,9 +17,11 @@ from dataclasses import dataclass, replace
 from offgrid.peers.identity import clean_name
 
 MAX_FOUND = 256
-"""Machines that are kept, besides the peers."""
+"""Machines that are kept. Peers are among them if they were heard, and none makes room."""
+MAX_RECORDS = 4
+"""Records of each machine that are kept. More than one is unusual."""
 MAX_PLACES = 4
-"""Addresses of each that are kept; the latest first."""
+"""Addresses of each record that are kept."""
 _ID = re.compile(r"[0-9a-f]{16}")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _LONGEST_VERSION = 32
@@ -28,15 +31,15 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class FoundMachine:
-    """A machine as the network describes it.
+    """A machine as the network describes it, in one record or in several.
 
     Attributes:
         id: of the machine, as it claims.
         name: for people, as it claims; may be empty.
-        places: where it may be; the latest first.
+        places: where it may be. If there are several records, the first place of each comes before
+            the second of each, and those of the latest record come first.
         version: of OffGrid, as it claims; None if it does not say.
         last_seen: when it was heard last, in seconds since 1970.
-        record: the name of the mDNS record; empty for one of the settings.
     """
 
     id: str
@@ -44,7 +47,6 @@ class FoundMachine:
     places: tuple[Place, ...]
     version: str | None
     last_seen: float
-    record: str = ""
 
 
 class FoundMachines:
@@ -60,10 +62,11 @@ class FoundMachines:
     def __init__(self, own: str, is_peer: Callable[[str], bool], *, loopback: bool = False) -> None:
         self._own, self._is_peer, self._loopback = own, is_peer, loopback
         self._lock = threading.Lock()
-        self._machines: dict[str, FoundMachine] = {}
-        """The one that was heard last comes last."""
+        self._machines: dict[str, dict[str, FoundMachine]] = {}
+        """Id -> what each record says about the machine, by the name of the record. What was heard
+        last comes last."""
         self._records: dict[str, str] = {}
-        """Name of a record -> id, for each machine."""
+        """Name of a record -> id, for each record."""
 
     def hear(
         self,
@@ -89,15 +92,14 @@ class FoundMachines:
             return None
         version = _text(text, b"v")
         shown = clean_name(version) if 0 < len(version) <= _LONGEST_VERSION else None
-        places = tuple((one, int(port)) for one in usable[:MAX_PLACES])
-        self._note(FoundMachine(id, clean_name(name), places, shown, time.time(), record))
+        places = tuple((one, int(port)) for one in dict.fromkeys(usable))[:MAX_PLACES]
+        self._note(record, FoundMachine(id, clean_name(name), places, shown, time.time()))
         return id
 
     def forget(self, record: str) -> None:
-        """Note that a record is no longer valid."""
+        """Note that a record is no longer valid. What others say about its machine stays."""
         with self._lock:
-            id = self._records.pop(record, "")
-            self._machines.pop(id, None)
+            self._drop(record)
 
     def forget_all(self) -> None:
         """Note that this machine is in another network now."""
@@ -108,35 +110,56 @@ class FoundMachines:
     def all(self) -> list[FoundMachine]:
         """Return the machines, sorted by id."""
         with self._lock:
-            return sorted(self._machines.values(), key=lambda one: one.id)
+            return [_merged(said) for _, said in sorted(self._machines.items())]
 
     def places(self, id: str) -> tuple[Place, ...]:
         """Return where a machine may be."""
         with self._lock:
-            found = self._machines.get(id)
-        return () if found is None else found.places
+            said = self._machines.get(id)
+            return _merged(said).places if said else ()
 
-    def _note(self, machine: FoundMachine) -> None:
+    def _note(self, record: str, machine: FoundMachine) -> None:
         with self._lock:
-            before = self._machines.pop(machine.id, None)
-            if before is not None:
-                self._records.pop(before.record, None)
-                # A false record can only add places, and not hide the true ones before long.
-                places = tuple(dict.fromkeys([*machine.places, *before.places]))
-                machine = replace(machine, places=places[:MAX_PLACES])
-            elif len(self._machines) >= MAX_FOUND:
+            self._drop(record)  # it may have been about another machine
+            said = self._machines.pop(machine.id, {})
+            if len(said) >= MAX_RECORDS:
+                # The first one stays: false ones that came later must not drive out the true one,
+                # which does not come again as long as it has not changed.
+                dropped = [*said][1]
+                del said[dropped], self._records[dropped]
+            if len(self._machines) >= MAX_FOUND:
                 self._make_room()
-            self._machines[machine.id] = machine
-            self._records[machine.record] = machine.id
+            said[record] = machine
+            self._machines[machine.id] = said
+            self._records[record] = machine.id
+
+    def _drop(self, record: str) -> None:
+        """Drop what a record says, and its machine if no other record is about it. The caller holds
+        the lock."""
+        id = self._records.pop(record, None)
+        if id is not None:
+            said = self._machines[id]
+            del said[record]
+            if not said:
+                del self._machines[id]
 
     def _make_room(self) -> None:
         """Drop the machine that was not heard for the longest time. There are fewer peers than
         places in the table. The caller holds the lock."""
-        for id, machine in self._machines.items():
+        for id, said in self._machines.items():
             if not self._is_peer(id):
-                del self._machines[id]
-                self._records.pop(machine.record, None)
+                for record in [*said]:
+                    self._drop(record)
                 return
+
+
+def _merged(said: Mapping[str, FoundMachine]) -> FoundMachine:
+    """Return what all records of a machine say about it."""
+    latest_first = [*said.values()][::-1]
+    # A false record must not hide the places of the true one.
+    turns = itertools.zip_longest(*(one.places for one in latest_first))
+    places = tuple(dict.fromkeys(place for turn in turns for place in turn if place is not None))
+    return replace(latest_first[0], places=places)
 
 
 def is_usable(address: str, *, loopback: bool = False) -> bool:

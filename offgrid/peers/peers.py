@@ -58,9 +58,7 @@ class Peers:
         )
         self._callers: dict[str, Place] = {}
         """Id of a peer -> where it was when it last asked this machine something."""
-        self.connections.places = lambda id: [
-            *self.found.places(id), *filter(None, [self._callers.get(id)]), *places,
-        ]  # fmt: skip
+        self.connections.places = self._places_of
         self._discovery = self._make_discovery(settings)
         self.forwarding = Forwarding(self.connections, lambda: self.table.known())
         self.port = 0
@@ -122,6 +120,13 @@ class Peers:
         if importlib.util.find_spec("zeroconf") is None:
             raise ConfigError(MISSING)
         return Discovery(self.identity, settings.peers_host, self.found, self.table.appeared)
+
+    def _places_of(self, id: str) -> list[Place]:
+        """Return where a machine may be, the most likely places first."""
+        # What is at an address of the settings is looked at all the time.
+        addressed = sorted(self.addresses.all(), key=lambda one: one.id != id)
+        called = filter(None, [self._callers.get(id)])
+        return [*self.found.places(id), *called, *(one.place for one in addressed)]
 
     def _is_peer(self, id: str) -> bool:
         return any(peer.id == id for peer in self.book.all())

@@ -164,10 +164,11 @@ class PeerTable:
 
     def _follow(self) -> None:
         """Start to ask new peers, and stop to ask forgotten ones."""
-        peers = {peer.fingerprint: peer for peer in self._book.all()}
         with self._lock:
             if not self._runs:
                 return
+            # Read with the lock: another thread may follow a later change of the book meanwhile.
+            peers = {peer.fingerprint: peer for peer in self._book.all()}
             gone = [self._watches.pop(key) for key in [*self._watches] if key not in peers]
             for key, peer in peers.items():
                 if key not in self._watches:

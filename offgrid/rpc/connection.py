@@ -8,6 +8,7 @@ import socket
 import ssl
 
 from offgrid.errors import RpcError
+from offgrid.pinned import ignore_clock
 from offgrid.rpc.endpoint import RpcServer
 from offgrid.rpc.messages import Ask, Offer, read_offer, send_line
 
@@ -122,6 +123,7 @@ def context_of(server: RpcServer) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # the certificate itself is pinned
     context.verify_mode = ssl.CERT_REQUIRED
+    ignore_clock(context)
     context.load_verify_locations(cadata=server.certificate)
     context.load_cert_chain(server.cert_file, server.key_file)
     return context

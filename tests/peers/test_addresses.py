@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offgrid.addresses import place, split_address, unmapped
+from offgrid.addresses import of_socket, place, split_address, unmapped
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,25 @@ def test_a_place_is_read_again(host: str, port: int) -> None:
 )  # fmt: skip
 def test_addresses_of_ipv4_through_ipv6(shown: str, address: str) -> None:
     assert unmapped(shown) == address
+
+
+def test_a_link_local_address_keeps_its_zone() -> None:
+    number, name = socket.if_nameindex()[0]
+    address = of_socket(("fe80::1", 11612, 0, number))
+    assert address == f"fe80::1%{name}"
+    assert split_address(address, 11612) == (address, 11612)
+    assert unmapped(address) == address
+    assert of_socket((address, 11612, 0, number)) == address
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        (("10.0.0.1", 5), "10.0.0.1"),
+        (("2001:db8::1", 5, 0, 0), "2001:db8::1"),
+        (("fe80::1", 5, 0, 0x7FFFFFFF), "fe80::1"),  # no interface has this number
+        (("unix", 0), "unix"),
+    ],
+)
+def test_other_addresses_have_no_zone(name: tuple[object, ...], address: str) -> None:
+    assert of_socket(name) == address

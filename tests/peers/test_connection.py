@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import http.client
 import socket
 import threading
@@ -11,14 +12,19 @@ from pathlib import Path
 
 import pytest
 from machines import Machine
+from overtaken import overtaken
 from support import TIMEOUT
 
+from offgrid.peers import identity
 from offgrid.peers.book import Book, Peer
-from offgrid.peers.connection import PeerConnections
+from offgrid.peers.connection import PeerConnection, PeerConnections
 from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.errors import PeerProtocolError, PeerRefused, PeerUnreachable
 from offgrid.peers.identity import load_identity
 from offgrid.peers.response import PeerResponse
+from offgrid.peers.table import ANSWER_SECONDS
+from offgrid.rpc.connection import connect as rpc_connect
+from offgrid.rpc.endpoint import RpcServer
 
 NOTHING = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -89,6 +95,36 @@ def far(tmp_path: Path, connections: PeerConnections) -> Iterator[Far]:
 
 def ask(connections: PeerConnections, peer: Peer, method: str = "GET") -> tuple[int, bytes]:
     return connections.request(peer, method, "/peer/alive", timeout=TIMEOUT)
+
+
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make certificates that are not valid yet, as all are for a clock that starts at 1970."""
+    later = datetime.datetime(2200, 1, 1, tzinfo=datetime.timezone.utc)
+    monkeypatch.setattr(identity, "_NO_BEGIN", later)
+
+
+def test_a_clock_that_is_wrong_keeps_no_peer_out(
+    early: None, connections: PeerConnections, far: Far
+) -> None:
+    thread = far.answer(NOTHING)
+    assert ask(connections, far.as_peer())[0] == 204
+    thread.join()
+
+
+def test_a_clock_that_is_wrong_keeps_no_lending_peer_out(
+    early: None, connections: PeerConnections, far: Far
+) -> None:
+    near = connections._identity
+    server = RpcServer(
+        "far", ("127.0.0.1",), far.port, far.identity.certificate,
+        str(near.certificate_file), str(near.key_file),
+    )  # fmt: skip
+    thread = far.answer(NOTHING)
+    with contextlib.closing(rpc_connect(server)) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert sock.recv(100) == NOTHING
+    thread.join()
 
 
 @pytest.mark.slow
@@ -162,6 +198,56 @@ def test_a_machine_that_is_off_is_unreachable_with_each_address(
     assert "127.0.0.1" in str(told.value)
     assert "127.0.0.2" in str(told.value)
     assert not told.value.is_sent
+
+
+@pytest.fixture
+def silent() -> Iterator[list[tuple[str, int]]]:
+    """Three places at which something accepts connections and says nothing."""
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        yield [("127.0.0.1", sock.getsockname()[1]) for sock in made]
+
+
+def test_each_place_comes_first_when_there_is_no_time_for_all(
+    connections: PeerConnections, far: Far, silent: list[tuple[str, int]]
+) -> None:
+    peer = far.as_peer()
+    connections._book.found_at(peer.fingerprint, *silent[0])
+    connections.places = lambda id: silent
+    for place in [*silent, silent[0]]:
+        with pytest.raises(PeerUnreachable) as told:
+            connections.open(peer, 0.05)
+        assert told.value.reason.startswith(f"127.0.0.1 port {place[1]}:")
+    connections.places = lambda id: [*silent, ("127.0.0.1", far.port)]
+    for _ in silent[1:]:
+        with pytest.raises(PeerUnreachable):
+            connections.open(peer, 0.05)
+    thread = far.answer(NOTHING)
+    assert ask(connections, peer)[0] == 204
+    thread.join()
+
+
+def test_places_that_were_all_tried_keep_their_order(
+    connections: PeerConnections, far: Far
+) -> None:
+    far.close()
+    connections._book.found_at(far.identity.fingerprint, "127.0.0.2", far.port)
+    for _ in range(3):
+        with pytest.raises(PeerUnreachable) as told:
+            connections.open(far.as_peer(), TIMEOUT)
+        assert told.value.reason.startswith("127.0.0.2 ")
+
+
+@pytest.mark.slow
+def test_a_silent_place_leaves_time_for_the_next_one(
+    connections: PeerConnections, far: Far, silent: list[tuple[str, int]]
+) -> None:
+    peer = far.as_peer()
+    connections._book.found_at(peer.fingerprint, *silent[0])
+    connections.places = lambda id: [("127.0.0.1", far.port)]
+    thread = far.answer(NOTHING)
+    assert connections.request(peer, "GET", "/peer/alive", timeout=ANSWER_SECONDS)[0] == 204
+    thread.join()
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -302,6 +388,56 @@ def test_a_peer_that_is_forgotten_here_loses_its_connections(
     assert not connections._idle.get(far.identity.fingerprint)
     with pytest.raises(http.client.NotConnected):
         connection._http.request("GET", "/peer/alive")
+
+
+def test_a_peer_that_is_forgotten_while_it_connects_gets_no_request(
+    connections: PeerConnections, far: Far
+) -> None:
+    book, peer = connections._book, far.as_peer()
+
+    def forgotten_meanwhile(*address: object) -> None:
+        book.remove(peer.fingerprint)
+
+    book.found_at = forgotten_meanwhile  # type: ignore[method-assign]
+    with contextlib.ExitStack() as stack:
+        begun = threading.Thread(target=lambda: stack.enter_context(far.accept()))
+        begun.start()
+        with pytest.raises(PeerUnreachable, match="has forgotten it"):
+            connections.open(peer, TIMEOUT)
+        begun.join()
+    assert not connections._lent
+    with pytest.raises(PeerUnreachable, match="has forgotten it"):
+        connections.open(peer, TIMEOUT)
+
+
+def test_an_old_view_of_the_book_ends_no_connection_to_a_new_peer(
+    connections: PeerConnections, far: Far, tmp_path: Path
+) -> None:
+    """A thread that follows a change is overtaken by another one, which pairs a machine."""
+    book = connections._book
+    near = Peer(
+        name="near",
+        certificate=connections._identity.certificate,
+        addresses=(),
+        port=1,
+        paired_at=1,
+    )
+    new = Far(tmp_path / "new", near)
+    thread = new.answer(NOTHING)
+    kept: list[PeerConnection] = []
+
+    def pair_and_use() -> None:
+        book.add(new.as_peer())
+        with connections.open(new.as_peer(), TIMEOUT) as connection:
+            connection.request("GET", "/peer/alive")
+        kept.append(connection)
+
+    with overtaken(book, connections._lock, pair_and_use):
+        book.found_at(far.identity.fingerprint, "127.0.0.9", far.port)
+    assert connections._idle[new.identity.fingerprint] == kept
+    connections.close()
+    thread.join()
+    new.close()
 
 
 def test_single_bytes_do_not_stretch_the_time(connections: PeerConnections, far: Far) -> None:

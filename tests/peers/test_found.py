@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from offgrid.peers.found import MAX_FOUND, MAX_PLACES, FoundMachines, is_usable
+from offgrid.peers.found import MAX_FOUND, MAX_PLACES, MAX_RECORDS, FoundMachines, is_usable
 
 OWN, ID = "0" * 16, "0123456789abcdef"
 TEXT = {b"id": ID.encode(), b"port": b"11612", b"v": b"1.2.3"}
@@ -79,7 +79,44 @@ def test_a_false_record_adds_places_and_does_not_hide_the_true_ones(found: Found
     assert found.places(ID)[0] == ("10.0.0.2", 11612)
     for number in range(100):
         found.hear("false", {**TEXT, b"port": b"1"}, [f"10.0.1.{number}"] * 50)
-    assert len(found.places(ID)) == MAX_PLACES
+    assert found.places(ID) == (("10.0.1.99", 1), ("10.0.0.2", 11612))
+
+
+def test_a_false_record_with_many_addresses_hides_no_true_one(found: FoundMachines) -> None:
+    true = ["10.0.0.2", "10.0.0.3"]
+    found.hear("true", TEXT, true, "galley")
+    found.hear("false", {**TEXT, b"port": b"1"}, [f"10.0.1.{number}" for number in range(50)])
+    places = found.places(ID)
+    assert [places.index((one, 11612)) for one in true] == [1, 3]  # in turn
+    assert len(places) == MAX_PLACES + len(true)
+
+
+def test_the_end_of_a_false_record_ends_no_true_one(found: FoundMachines) -> None:
+    found.hear("true", TEXT, ["10.0.0.2"], "galley")
+    before = found.all()
+    found.hear("false", TEXT, ["10.0.0.66", "10.0.0.2"], "other")
+    assert found.all()[0].name == "other"
+    found.forget("false")
+    assert found.all() == before
+    found.forget("true")
+    assert found.all() == []
+
+
+def test_many_false_records_do_not_drive_out_the_true_one(found: FoundMachines) -> None:
+    found.hear("true", TEXT, ["10.0.0.2"])
+    for number in range(100):
+        found.hear(f"false {number}", TEXT, [f"10.0.1.{number}"])
+    assert len(found.places(ID)) == MAX_RECORDS == len(found._records)
+    assert found.places(ID)[0] == ("10.0.1.99", 11612)
+    assert found.places(ID)[-1] == ("10.0.0.2", 11612)
+
+
+def test_a_record_with_another_id_is_about_another_machine(found: FoundMachines) -> None:
+    found.hear("a", TEXT, ["10.0.0.2"])
+    found.hear("a", {**TEXT, b"id": b"f" * 16}, ["10.0.0.2"])
+    assert [machine.id for machine in found.all()] == ["f" * 16]
+    found.forget("a")
+    assert found.all() == []
 
 
 @pytest.mark.parametrize("records", [2000, pytest.param(200_000, marks=pytest.mark.slow)])

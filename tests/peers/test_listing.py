@@ -80,6 +80,8 @@ def test_found_machines_are_listed_and_not_paired(make_machine: Callable[..., Ma
     eventually(lambda: len(near.peers.addresses.all()) == 3 and all(
         one.last_seen or one.place[1] == 1 for one in near.peers.addresses.all()
     ), "all addresses were tried")  # fmt: skip
+    where = near.peers.connections.places(third.peers.identity.id)
+    assert where[0] == ("127.0.0.1", third.peers.port)  # its id was seen there
     rows = listed(near)["data"]
     assert [row["paired"] for row in rows] == [True, False, False, False]
     heard, addressed, silent = rows[1:]

@@ -12,6 +12,7 @@ import pytest
 from machines import Machine, ask
 from support import TIMEOUT, request
 
+from offgrid.api.http.waitress.acceptor import Acceptor
 from offgrid.peers.contexts import client_context, pairing_context
 
 
@@ -102,3 +103,19 @@ def test_a_machine_without_certificate_reaches_only_the_pairing(
     machine.peers.contexts.open_pairing(False)
     with pytest.raises(OSError, match=r"(?i)ssl|reset|EOF"):
         ask(machine, pairing_context(), "GET", "/peer/alive")
+
+
+def test_a_peer_at_a_link_local_address_is_noted_with_its_zone(
+    make_machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = make_machine("near"), make_machine("far")
+    near.know(far)
+    number, name = socket.if_nameindex()[0]
+
+    def accepted(acceptor: Acceptor, address: object) -> object:
+        return "fe80::1", 5, 0, number
+
+    monkeypatch.setattr(Acceptor, "fix_addr", accepted)
+    assert near.ask(far, "GET", "/peer/status?port=4711").status == 200
+    places = far.peers.connections.places(near.peers.identity.id)
+    assert (f"fe80::1%{name}", 4711) in places

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from machines import Machine
+from overtaken import overtaken
 from support import eventually
 
-from offgrid.peers.book import Peer
+from offgrid.peers.book import Book, Peer
 from offgrid.peers.connection import PeerConnections
 from offgrid.peers.errors import PeerProtocolError
+from offgrid.peers.identity import load_identity
 from offgrid.peers.table import JITTER, LONGEST, LOOKED_AT, LOOKING, USUAL, PeerTable
 
 
@@ -116,6 +119,38 @@ def test_pauses(idle: tuple[PeerTable, Clock]) -> None:
     assert about(LOOKED_AT, 100)
     clock.now += LOOKING + 1
     assert about(USUAL, 0)
+
+
+@pytest.mark.parametrize("what", ["paired", "forgotten"])
+def test_an_old_view_of_the_book_changes_nothing(tmp_path: Path, what: str) -> None:
+    """A thread that follows a change is overtaken by another one, which follows a later change."""
+    near = load_identity(tmp_path / "near", "near")
+    book = Book(tmp_path / "near")
+    first, second = (
+        Peer(
+            name=name, certificate=load_identity(tmp_path / name, name).certificate,
+            addresses=(), port=1, paired_at=1,
+        ) for name in ("first", "second")
+    )  # fmt: skip
+    book.add(first)
+    connections = PeerConnections(near, Book(tmp_path / "near"))
+    table = PeerTable(book, connections)
+    table.start()
+    try:
+        if what == "forgotten":
+            book.add(second)
+        act = (lambda: book.add(second)) if what == "paired" else lambda: forget(book, second)
+        with overtaken(book, table._lock, act):
+            book.found_at(first.fingerprint, "127.0.0.9", 1)
+        asked = {watch.known.peer.name for watch in table._watches.values()}
+        assert asked == {peer.name for peer in book.all()}
+    finally:
+        connections.close()
+        table.close()
+
+
+def forget(book: Book, peer: Peer) -> None:
+    assert book.remove(peer.fingerprint)
 
 
 @pytest.mark.slow

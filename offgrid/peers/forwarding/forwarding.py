@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 from offgrid.errors import PeerLost, PeersUnreachable
 from offgrid.peers.book import Peer
-from offgrid.peers.connection import PeerConnection, PeerConnections
+from offgrid.peers.connection import PeerConnections
 from offgrid.peers.errors import PeerError, PeerUnreachable
 from offgrid.peers.forwarding.known import Found, Known, Whereabouts
-from offgrid.peers.forwarding.running import FOR_EVER, Outgoing, Running
+from offgrid.peers.forwarding.running import Outgoing, Running
 from offgrid.peers.forwarding.watch import Pace, Watches
 
 log = logging.getLogger(__name__)
@@ -101,29 +101,28 @@ class Forwarding:
 
     def _sent(self, peer: Peer, outgoing: Outgoing) -> Running:
         """Send a request to one peer; a second time if it had closed a kept connection."""
-        connection = self._connections.open(peer, FOR_EVER)
-        was_kept = connection.idle_since > 0
+        running = Running(peer, outgoing)
         try:
-            return self._on(peer, connection, outgoing)
+            return self._on(running)
         except PeerUnreachable as ex:
-            if not (was_kept and ex.is_lost):
+            if not (running.was_kept and ex.is_lost):
                 raise
             was_sent = ex.is_sent
         try:
-            return self._on(peer, self._connections.open(peer, FOR_EVER), outgoing)
+            return self._on(Running(peer, outgoing))
         except PeerUnreachable as ex:
             ex.is_sent = ex.is_sent or was_sent  # the peer may have worked on it before it ended
             raise
 
-    def _on(self, peer: Peer, connection: PeerConnection, outgoing: Outgoing) -> Running:
-        """Send a request on a connection, and watch the peer until the response was read."""
-        running = Running(peer, connection, outgoing)
+    def _on(self, running: Running) -> Running:
+        """Send a request, and watch its peer until the response was read."""
         with self._changed:
             self._running.add(running)
-        self.where.sent(peer, 1)
-        running.at_end(self.watches.begin(peer, running.lose))
         running.at_end(lambda: self._ended(running))
+        self.where.sent(running.peer, 1)
         try:
+            running.connect(self._connections)
+            running.at_end(self.watches.begin(running.peer, running.lose))
             running.send()
         except BaseException:
             running.close()

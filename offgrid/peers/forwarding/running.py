@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from offgrid.engine.client.client import ClientGone
 from offgrid.errors import Overloaded, PeerLost
 from offgrid.peers.book import Peer
-from offgrid.peers.connection import PeerConnection
+from offgrid.peers.connection import PeerConnection, PeerConnections
 from offgrid.peers.errors import PeerError, PeerUnreachable
 from offgrid.peers.response import PeerResponse
 
@@ -50,14 +50,17 @@ class Running:
     """A request on its way. One thread uses it; any may call :meth:`leave` and :meth:`lose`.
 
     Args:
-        peer: who answers it.
-        connection: to that peer.
+        peer: the machine that answers it.
         outgoing: the request.
+
+    Attributes:
+        was_kept: whether its connection had served another request before.
     """
 
-    def __init__(self, peer: Peer, connection: PeerConnection, outgoing: Outgoing) -> None:
-        self.peer = peer
-        self._connection, self._outgoing = connection, outgoing
+    def __init__(self, peer: Peer, outgoing: Outgoing) -> None:
+        self.peer, self.was_kept = peer, False
+        self._outgoing = outgoing
+        self._connection: PeerConnection | None = None
         self._response: PeerResponse | None = None
         self._why = ""
         self._closed = False
@@ -90,10 +93,39 @@ class Running:
         with self._lock:  # once it is closed, the connection serves another request
             if not self._closed:
                 self._why = self._why or why
-                self._connection.cancel()
+                if self._connection is not None:
+                    self._connection.cancel()
+
+    def connect(self, connections: PeerConnections) -> None:
+        """Get a connection to the peer.
+
+        Raises:
+            PeerError: there is none.
+            ClientGone: the client has left.
+            RequestTimeout: it has taken too long.
+            Overloaded: this server stops.
+        """
+        try:
+            connection = connections.open(self.peer, FOR_EVER, self._deadline, self._is_wanted)
+        except PeerError:
+            self._check()
+            raise
+        self.was_kept = connection.idle_since > 0
+        with self._lock:
+            self._connection = connection
+        if not self._is_wanted():
+            self._check()
+
+    def _is_wanted(self) -> bool:
+        return not self._why and self._outgoing.alive()
+
+    @property
+    def _deadline(self) -> float | None:
+        deadline = self._outgoing.deadline
+        return None if deadline == math.inf else deadline
 
     def send(self) -> None:
-        """Send it, and wait for the head of the response.
+        """Send it, and wait for the head of the response; after :meth:`connect`.
 
         Raises:
             PeerError: no response came.
@@ -101,10 +133,10 @@ class Running:
             RequestTimeout: it has taken too long.
         """
         sent = self._outgoing
-        deadline = None if sent.deadline == math.inf else sent.deadline
+        assert self._connection is not None
         try:
             self._response = self._connection.request(
-                sent.method, sent.path, sent.body, sent.headers, deadline
+                sent.method, sent.path, sent.body, sent.headers, self._deadline
             )
         except PeerError:
             self._check()
@@ -141,6 +173,7 @@ class Running:
         with self._lock:
             was_closed, self._closed = self._closed, True
         if not was_closed:
-            self._connection.release()
+            if self._connection is not None:
+                self._connection.release()
             for end in self._at_end:
                 end()

@@ -7,6 +7,7 @@ import hashlib
 import socket
 from typing import Any, NamedTuple
 
+from offgrid.addresses import of_socket
 from offgrid.api.http.waitress.environ import ON_PEERS_PORT, PEER
 from offgrid.api.http.waitress.parser import Parser
 from offgrid.api.http.waitress.tls import HasContext, TlsChannel
@@ -29,8 +30,11 @@ class PeersChannel(TlsChannel):
     reused = True  # after each stream, TLS would begin anew
 
     def known(self) -> dict[str, Any]:
-        """Return that it came through the peers port, and the fingerprint of its certificate."""
-        return {ON_PEERS_PORT: True, PEER: self.fingerprint}
+        """Return that it came through the peers port, the fingerprint of its certificate, and an
+        address at which this machine can connect to it."""
+        return {
+            ON_PEERS_PORT: True, PEER: self.fingerprint, "REMOTE_ADDR": of_socket(self.addr),
+        }  # fmt: skip
 
     @property
     def fingerprint(self) -> str:
