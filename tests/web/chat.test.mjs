@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Answer, MAX_TOKENS, afterTokens, isDue, tokensOf } from "../../offgrid/web/pages/chat/answer.js";
+import { functionOf } from "../../offgrid/web/pages/chat/calls.js";
 import { alternativesOf, alternativesTo, openCalls } from "../../offgrid/web/pages/chat/branches.js";
 import {
   chatRequest, contentOf, imagesOf, modelOf, parseExtra, parseTools, textOf, titleOf,
@@ -191,6 +192,19 @@ test("calls wait for their results", () => {
   assert.equal(openCalls([{ ...asked, status: "running" }]), null);
   assert.equal(openCalls([asked, user("q", "a")]), null);
   assert.equal(openCalls([]), null);
+});
+
+test("what another client has stored in another form is shown as far as it can be", () => {
+  assert.deepEqual(functionOf({}), { name: "", arguments: "" });
+  assert.deepEqual(functionOf({ function: null }), { name: "", arguments: "" });
+  assert.deepEqual(functionOf({ function: "f" }), { name: "", arguments: "" });
+  assert.deepEqual(functionOf({ function: { name: ["f"], arguments: { x: 1 } } }), { name: "", arguments: '{\n  "x": 1\n}' });
+  assert.deepEqual(functionOf({ function: { name: "f", arguments: '{"x":1' } }), { name: "f", arguments: '{"x":1' });
+  for (const tokens of [[null], [7], [["a"]], [["a", "b"]], [["a", -1, 5]], [["a", -1, [null]]], [["a", -1, []], {}], {}]) {
+    assert.deepEqual(tokensOf({ tokens }), [], JSON.stringify(tokens));
+  }
+  assert.deepEqual(tokensOf({ tokens: [["a", -1]] }), [{ text: "a", logprob: -1, others: [] }]);
+  assert.equal(openCalls([said("a", null, { tool_calls: [{}, { id: { x: 1 } }] })]), null);
 });
 
 test("colours follow the probability", () => {

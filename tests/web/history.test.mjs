@@ -747,6 +747,51 @@ test("an answer that another device ended stays, and so does what this one still
   assert.equal(only().messages.at(-1).parent, answers[1].id);
 });
 
+test("an answer that goes on after a reload stays, also if another device ends it first", async () => {
+  const first = open(null);
+  first.append({ id: "q", role: "user", content: "Hello!" });
+  first.append({ id: "r", role: "assistant", content: "One", status: "running" });
+  await after(0);
+  const second = open(only().id);
+  await after(0);
+  second.update("r", { content: "One two", status: "running" });
+  await after(1500);
+  first.update("r", { content: "One, ended elsewhere", status: "done" });
+  await after(0);
+  await after(5000);
+  second.update("r", { content: "One two three", status: "running" });
+  await after(1500);
+  second.update("r", { content: "One two three four", status: "done" });
+  await after(5000);
+  const answers = only().messages.filter(({ role }) => role === "assistant");
+  assert.deepEqual(answers.map(({ content, status }) => [content, status]), [
+    ["One, ended elsewhere", "done"], ["One two three four", "done"],
+  ]);
+  assert.equal(second.state.value.path.at(-1).content, "One two three four");
+});
+
+test("what follows an answer that became a branch twice follows it", async () => {
+  const one = open(null);
+  one.append({ id: "q", role: "user", content: "Hello!" });
+  one.append({ id: "r", role: "assistant", content: "One", status: "running" });
+  await after(0);
+  /** Another device ends the answer, as it is stored now. */
+  const end = (content) => server.add(only(), [{ ...only().messages.at(-1), content, status: "done" }]);
+  end("Not two");
+  await after(5000);
+  one.update("r", { content: "One two", status: "running" });
+  await after(0);
+  await after(1000);
+  end("Not three");
+  one.update("r", { content: "One, whole", status: "done" });
+  await after(0);
+  await after(0);
+  one.append({ id: "next", parent: "r", role: "user", content: "And?" });
+  await after(0);
+  assert.deepEqual(only().messages.map(({ content }) => content), ["Hello!", "Not two", "Not three", "One, whole", "And?"]);
+  assert.equal(only().messages[4].parent, only().messages[3].id);
+});
+
 test("many messages are sent in portions", async () => {
   const one = open(null);
   server.trouble = "away";

@@ -63,6 +63,45 @@ for (const [name, content] of Object.entries(HOSTILE)) {
   }));
 }
 
+test("messages that another client has stored in another form leave the others usable", () => it.visit(async (context) => {
+  const call = { id: "c", type: "function", function: null };
+  const said = [
+    { role: "assistant", content: null, tool_calls: [{}, call, { function: { name: {}, arguments: [1] } }] },
+    { role: "tool", content: [{ type: "text", text: "42 degrees" }], tool_call_id: "c" },
+    { role: "assistant", content: "Tokens", data: { tokens: [null], timings: 7, usage: "x", error: { message: {} }, reasoning_ms: "1" } },
+    { role: "assistant", content: [{ type: "text", text: { x: 1 } }, { type: "text" }], data: { error: true, timings: { predicted_n: {} } } },
+    { role: "user", content: [{ type: "image_url", image_url: 7 }, { type: "text", text: 5 }] },
+    { role: "assistant", content: "Breaks", reasoning: "x", data: { reasoning_ms: 1e308, timings: { predicted_n: 5, predicted_per_second: "fast" } } },
+    { role: "assistant", content: "THE END" },
+  ];
+  const messages = said.map((one, n) => ({ id: `o${n}`, parent: n ? `o${n - 1}` : null, ...one }));
+  const { id } = await it.server.api("POST", "/v1/history", { title: "Odd", messages });
+  const page = await openPage(context, it.server, `/chat/${id}`);
+  await page.getByText("THE END").waitFor();
+  await page.getByText("42 degrees").waitFor({ state: "attached" });
+  for (const one of await page.locator("main details summary").all()) await one.click();
+  await page.getByText("42 degrees").waitFor();
+  await (await field(page)).fill("Can I still write?");
+}));
+
+test("a message that cannot be shown leaves the others usable", () => it.visit(async (context) => {
+  context.watch.allow(/It broke\./);
+  await context.addInitScript(() => {
+    const { startsWith } = String.prototype;
+    String.prototype.startsWith = function broken(...given) {
+      if (String(this) === "Break me") throw new Error("It broke.");
+      return startsWith.apply(this, given);
+    };
+  });
+  const messages = [{ id: "b0", role: "assistant", content: "Break me" }, { id: "b1", parent: "b0", role: "assistant", content: "THE END" }];
+  const { id } = await it.server.api("POST", "/v1/history", { title: "Broken", messages });
+  const page = await openPage(context, it.server, `/chat/${id}`);
+  await page.getByText("THE END").waitFor();
+  await page.getByRole("alert").getByText("It broke.").waitFor();
+  await page.getByText("Break me", { exact: true }).waitFor();
+  await (await field(page)).fill("Can I still write?");
+}));
+
 test("hostile text that streams does not execute at any moment", () => it.visit(async (context) => {
   const page = await newChat(context, it.server, "hostile");
   await ask(page, "Hello <script>window.__pwned = 20</script>");

@@ -51,6 +51,7 @@ test("the first key closes the server, and this browser uses it", () => visit(as
   await (await button(page, "keys.create_first")).click();
   const everything = page.getByRole("checkbox", { name: await text("keys.scope.admin"), exact: true });
   assert.ok(await everything.isChecked() && await everything.isDisabled());
+  assert.equal(await page.getByRole("combobox", { name: await text("keys.end_label") }).count(), 0, "it has no end");
   await create(page, "Owner");
   await page.locator(".key-secret").waitFor();
   owner = await takeSecret(page);
@@ -67,7 +68,7 @@ test("a key is created with limits and an end, and faults are shown at their fie
   await page.getByText(await text("keys.fault.name")).waitFor();
   assert.equal(await name.getAttribute("aria-invalid"), "true");
   await accessible(page, "faults in the form");
-  await page.getByRole("combobox").selectOption("30d");
+  await page.getByRole("combobox", { name: await text("keys.end_label") }).selectOption("30d");
   await page.locator("dialog summary").click();
   await page.getByLabel(await text("keys.limit.requests_per_minute")).fill("30");
   await create(page, "Owner");

@@ -176,5 +176,11 @@ export function afterTokens(content, tokens) {
  */
 export function tokensOf(data) {
   if (!Array.isArray(data?.tokens)) return [];
+  // Another client may have stored anything. If one token is wrong, the others are not the whole text.
+  if (!data.tokens.every((token) => isPair(token) && (token[2] ?? []).every?.(isPair))) return [];
   return data.tokens.map(([text, logprob, others]) => ({ text, logprob, others: others ?? [] }));
+}
+
+function isPair(value) {
+  return Array.isArray(value) && typeof value[0] === "string" && typeof value[1] === "number";
 }

@@ -55,6 +55,7 @@ export function openCalls(path) {
     return null;
   }
   const answered = new Set(path.slice(at + 1).map(({ tool_call_id: id }) => id));
-  const calls = message.tool_calls.filter(({ id }) => !answered.has(id));
+  // A result names its call, so a call without an id cannot get one.
+  const calls = message.tool_calls.filter(({ id }) => typeof id === "string" && !answered.has(id));
   return calls.length ? { message, calls } : null;
 }

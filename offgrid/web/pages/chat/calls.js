@@ -6,9 +6,14 @@ import { Button } from "../../parts/button.js";
 import { TextArea } from "../../parts/field.js";
 import { Icon } from "../../parts/icon.js";
 import { Code } from "./markdown.js";
+import { textOf } from "./request.js";
 
-/** Arguments as JSON that can be read; as they are while they are not whole. Pure. */
+/**
+ * Arguments as JSON that can be read; as they are while they are not whole. Pure.
+ * @param {any} text what another client has stored need not be a text
+ */
 export function formatArguments(text) {
+  if (typeof text !== "string") return text === undefined || text === null ? "" : JSON.stringify(text, null, 2);
   try {
     return JSON.stringify(JSON.parse(text), null, 2);
   } catch {
@@ -16,12 +21,18 @@ export function formatArguments(text) {
   }
 }
 
+/** The function of a call: {name, arguments}. What another client has stored may lack it. Pure. */
+export function functionOf(call) {
+  const { name, arguments: given } = call.function ?? {};
+  return { name: typeof name === "string" ? name : "", arguments: formatArguments(given) };
+}
+
 /** The calls of an answer. */
 export function Calls({ calls }) {
   return html`<ul class="calls" aria-label=${t("chat.calls")}>
     ${calls.map((call, index) => html`<li key=${call.id || index} class="call">
-      <p class="call-name"><${Icon} name="tool" /><span>${t("chat.calls_function")} <code><bdi>${call.function.name}</bdi></code></span></p>
-      <${Code} text=${formatArguments(call.function.arguments)} language="json" />
+      <p class="call-name"><${Icon} name="tool" /><span>${t("chat.calls_function")} <code><bdi>${functionOf(call).name}</bdi></code></span></p>
+      <${Code} text=${functionOf(call).arguments} language="json" />
     </li>`)}
   </ul>`;
 }
@@ -30,7 +41,7 @@ export function Calls({ calls }) {
 export function Result({ message, name }) {
   return html`<details class="result">
     <summary><${Icon} name="tool" /><span>${name ? t("chat.result_of", { name }) : t("chat.result")}</span></summary>
-    <${Code} text=${formatArguments(message.content ?? "")} language="json" />
+    <${Code} text=${formatArguments(textOf(message.content))} language="json" />
   </details>`;
 }
 
@@ -46,9 +57,9 @@ export function ResultForm({ calls, onGive }) {
   };
   return html`<form class="card result-form" onSubmit=${give}>
     <p class="muted">${t("chat.result_help")}</p>
-    ${calls.map(({ id, function: { name } }) => html`<${TextArea} key=${id} rows=${3} class="mono"
-      label=${t("chat.result_of", { name })} value=${results[id] ?? ""}
-      onInput=${(value) => setResults({ ...results, [id]: value })} />`)}
+    ${calls.map((call) => html`<${TextArea} key=${call.id} rows=${3} class="mono"
+      label=${t("chat.result_of", { name: functionOf(call).name })} value=${results[call.id] ?? ""}
+      onInput=${(value) => setResults({ ...results, [call.id]: value })} />`)}
     <div class="row"><${Button} kind="primary" icon="send" type="submit">${t("chat.give_results")}<//></div>
   </form>`;
 }

@@ -1,6 +1,6 @@
 /** One message of the conversation. */
 
-import { classes, html, useEffect, useRef, useState } from "../../lib/dom.js";
+import { classes, html, useEffect, useErrorBoundary, useRef, useState } from "../../lib/dom.js";
 import { t } from "../../lib/i18n.js";
 import { useStore } from "../../lib/store.js";
 import { Button, IconButton } from "../../parts/button.js";
@@ -24,6 +24,22 @@ import { Tokens } from "./tokens.js";
  *     the user can do (see messages.js); `isBusy`: an answer streams; `callName`: of a result
  */
 export function Message(props) {
+  const [broken, repair] = useErrorBoundary((error) => console.error(error));
+  useEffect(() => { if (broken) repair(); }, [props.message]); // its next version may be well
+  return broken ? html`<${Broken} ...${props} error=${broken} />` : html`<${Whole} ...${props} />`;
+}
+
+/** A message that cannot be shown as it should be: the others stay usable. */
+function Broken({ message, alternatives, actions, error }) {
+  const text = textOf(message.content);
+  return html`<article class="message" id=${`message-${message.id}`}>
+    <${Problem} error=${String(error.message ?? error)} />
+    ${text && html`<${PlainText} text=${text} />`}
+    <footer class="message-actions"><${Branches} message=${message} alternatives=${alternatives} onChoose=${actions.showBranch} /></footer>
+  </article>`;
+}
+
+function Whole(props) {
   const { role } = props.message;
   if (role === "tool") return html`<${Result} message=${props.message} name=${props.callName} />`;
   if (role === "system") return html`<${Instruction} message=${props.message} />`;
@@ -164,7 +180,7 @@ function reasonOf({ status, data, content }, isLost) {
 function problemText({ code, message }) {
   if (code === "away") return t("chat.error.away");
   if (code === "cut") return t("chat.error.cut");
-  return message;
+  return String(message ?? code);
 }
 
 /** Switches between the alternatives of a message. */

@@ -158,7 +158,11 @@ export class Session {
 
   /** Makes the message of the answer. */
   #begin(parent, settings, continued) {
-    if (continued?.status === "running") return continued;
+    if (continued?.status === "running") {
+      // From now on this tab writes it, also if another device ends it.
+      this.conversation.update(continued.id, { data: { ...continued.data, tab: TAB } });
+      return continued;
+    }
     return this.conversation.append({
       role: "assistant",
       parent: parent ?? null,

@@ -104,7 +104,7 @@ class SyncedConversation {
   append(message) {
     this.#begin();
     const { id = newId(), parent = this.#head, created_at = seconds(), ...rest } = message;
-    const after = this.#renamed.get(parent) ?? parent ?? null;
+    const after = this.#current(parent) ?? null;
     const added = { id, parent: after, status: "done", data: {}, ...rest, created_at };
     if (isRunning(added)) this.#streams.add(id);
     this.#messages = withMessages(this.#messages, [added]);
@@ -115,7 +115,7 @@ class SyncedConversation {
   }
 
   update(given, patch) {
-    const id = this.#renamed.get(given) ?? given;
+    const id = this.#current(given);
     const old = this.#messages.find((message) => message.id === id);
     if (!old) return;
     const { revision, ...rest } = old;
@@ -123,24 +123,37 @@ class SyncedConversation {
     if (!isRunning(old)) {
       // Another device has finished it. What still comes becomes a branch.
       if (!this.#streams.has(id)) return;
-      next.id = this.#rename(given, id);
+      next.id = this.#rename(id);
     }
-    if (!isRunning(next)) this.#streams.delete(next.id);
+    // Who lets a running answer go on writes it from now on.
+    if (isRunning(next)) this.#streams.add(next.id);
+    else this.#streams.delete(next.id);
     this.#messages = withMessages(this.#messages, [next]);
     this.#outbox.put(next);
     this.#changed();
   }
 
-  #rename(given, id) {
+  #rename(id) {
     const other = newId();
-    this.#renamed.set(given, other);
-    if (this.#streams.delete(id)) this.#streams.add(other);
+    this.#noteName(id, other);
     if (this.#head === id) this.#moveHead(other);
     return other;
   }
 
+  #noteName(id, other) {
+    this.#renamed.set(id, other);
+    if (this.#streams.delete(id)) this.#streams.add(other);
+  }
+
+  /** The id in use of a message; it may have got another one several times. */
+  #current(given) {
+    let id = given;
+    while (this.#renamed.has(id)) id = this.#renamed.get(id);
+    return id;
+  }
+
   setHead(id) {
-    const leaf = leafOf(this.#messages, this.#renamed.get(id) ?? id);
+    const leaf = leafOf(this.#messages, this.#current(id));
     if (leaf === null || leaf === this.#head) return;
     this.#moveHead(leaf);
     this.#changed();
@@ -308,7 +321,7 @@ class SyncedConversation {
     const isSame = !renamed.size && unsent.length === this.#outbox.messages.size;
     if (isSame) return this.#failed({ status: 400, message: refusal.message }, sent, key); // not for ever
     for (const [id, other] of renamed) {
-      this.#renamed.set(id, other);
+      this.#noteName(id, other);
       if (this.#head === id) this.#head = other;
     }
     this.#outbox.replace(unsent, this.#head);
