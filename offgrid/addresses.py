@@ -133,3 +133,22 @@ def unmapped(address: str) -> str:
     with contextlib.suppress(ValueError):
         mapped = ipaddress.IPv6Address(address).ipv4_mapped
     return address if mapped is None else str(mapped)
+
+
+def group_of(address: str) -> str:
+    """Return the name of the machine or household that an address stands for.
+
+    A household with IPv6 has 2^64 addresses, so only the first 64 bits count. Link-local addresses
+    all begin with the same 64 bits, so they count as a whole.
+    """
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address or "unix"
+    if ip.version == 6:
+        if ip.ipv4_mapped is not None:
+            return str(ip.ipv4_mapped)
+        if ip.is_link_local:
+            return str(ip)
+        return str(ipaddress.ip_network((int(ip), 64), strict=False).network_address)
+    return str(ip)
