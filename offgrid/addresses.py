@@ -151,3 +151,22 @@ def of_socket(name: Sequence[Any]) -> str:
         return f"{address}%{socket.if_indextoname(name[3])}"
     except OSError:  # the interface has just been removed
         return address
+
+
+def group_of(address: str) -> str:
+    """Return the name of the machine or household that an address stands for.
+
+    A household with IPv6 has 2^64 addresses, so only the first 64 bits count. Link-local addresses
+    all begin with the same 64 bits, so they count as a whole.
+    """
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address or "unix"
+    if ip.version == 6:
+        if ip.ipv4_mapped is not None:
+            return str(ip.ipv4_mapped)
+        if ip.is_link_local:
+            return str(ip)
+        return str(ipaddress.ip_network((int(ip), 64), strict=False).network_address)
+    return str(ip)

@@ -13,6 +13,6 @@ the RPC worker.
 - :mod:`~offgrid.rpc.own`: which sockets belong to this process
 - :mod:`~offgrid.rpc.seed`: tensors for ggml's cache
 - :mod:`~offgrid.rpc.connection`, :mod:`~offgrid.rpc.tunnel`: the machine that borrows
-- :mod:`~offgrid.rpc.lender`, :mod:`~offgrid.rpc.session`, :mod:`~offgrid.rpc.child`: the machine
-  that lends
+- :mod:`~offgrid.rpc.lender`, :mod:`~offgrid.rpc.newcomers`, :mod:`~offgrid.rpc.session`,
+  :mod:`~offgrid.rpc.child`: the machine that lends
 """

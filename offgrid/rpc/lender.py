@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from offgrid.addresses import group_of
 from offgrid.errors import RpcError
 from offgrid.rpc.child import Child, Started
 from offgrid.rpc.messages import (
@@ -28,13 +29,14 @@ from offgrid.rpc.messages import (
     read_ask,
     send_line,
 )
+from offgrid.rpc.newcomers import Newcomers
 from offgrid.rpc.session import Session, refuse
 
 log = logging.getLogger(__name__)
 
 MAX_SESSIONS = 16
 _MAX_CONNECTIONS = 64
-"""Connections at once, most of which may not have said anything yet."""
+"""Connections of peers at once; a session has two."""
 _HANDSHAKE_SECONDS = 10.0
 _PAUSE = 0.5
 
@@ -79,6 +81,7 @@ class Lender:
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._newcomers = Newcomers()
         self._closed = threading.Event()
 
     @property
@@ -91,25 +94,14 @@ class Lender:
         """Accept connections until :meth:`close`."""
         while not self._closed.is_set():
             try:
-                plain, _ = self._listener.accept()
+                plain, address = self._listener.accept()
             except OSError as ex:
                 if not self._closed.is_set():
                     log.warning("cannot accept a connection: %s", ex)
                     # Without a free descriptor, the next attempt would fail at once.
                     self._closed.wait(_PAUSE)
                 continue
-            if not self._places.acquire(blocking=False):
-                plain.close()
-                continue
-            thread = threading.Thread(
-                target=self._serve, args=(plain,), name="rpc-borrower", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError as ex:  # the system has none left
-                log.warning("cannot serve a connection: %s", ex)
-                plain.close()
-                self._places.release()
+            self._begin(plain, str(address[0]))
 
     def close(self) -> None:
         """Accept no more connections, and end all sessions."""
@@ -123,24 +115,55 @@ class Lender:
 
     # --- one connection -----------------------------------------------------------------------
 
-    def _serve(self, plain: socket.socket) -> None:
+    def _begin(self, plain: socket.socket, address: str) -> None:
+        """Serve a connection on a thread of its own."""
         try:
-            with plain:
-                plain.settimeout(_HANDSHAKE_SECONDS)
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                with self._terms.context().wrap_socket(plain, server_side=True) as connection:
-                    self._converse(connection)
+            plain.settimeout(_HANDSHAKE_SECONDS)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = self._terms.context().wrap_socket(
+                plain, server_side=True, do_handshake_on_connect=False
+            )
+        except OSError as ex:
+            log.debug("a connection has failed: %s", ex)
+            plain.close()
+            return
+        self._newcomers.add(connection, group_of(address))
+        thread = threading.Thread(
+            target=self._serve, args=(connection,), name="rpc-borrower", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as ex:  # the system has none left
+            log.warning("cannot serve a connection: %s", ex)
+            self._newcomers.remove(connection)
+            connection.close()
+
+    def _serve(self, connection: ssl.SSLSocket) -> None:
+        try:
+            with connection:
+                connection.do_handshake()
+                self._admit(connection)
         except (OSError, RpcError) as ex:
             log.debug("a connection has failed: %s", ex)
         finally:
-            self._places.release()
+            self._newcomers.remove(connection)
 
-    def _converse(self, connection: ssl.SSLSocket) -> None:
+    def _admit(self, connection: ssl.SSLSocket) -> None:
         certificate = connection.getpeercert(binary_form=True)
         borrower = hashlib.sha256(certificate or b"").hexdigest()
         name = self._terms.name_of(borrower) if certificate else None
         if name is None:
             return
+        self._newcomers.remove(connection)
+        if not self._places.acquire(blocking=False):
+            refuse(connection, f"its peers have {_MAX_CONNECTIONS} connections to it already")
+            return
+        try:
+            self._converse(connection, name, borrower)
+        finally:
+            self._places.release()
+
+    def _converse(self, connection: ssl.SSLSocket, name: str, borrower: str) -> None:
         ask = read_ask(connection, _HANDSHAKE_SECONDS)
         try:
             self._answer(connection, ask, name, borrower)

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 
 from offgrid.errors import RpcError
-from offgrid.rpc.connection import ask
+from offgrid.rpc.connection import ask, reached_at
 from offgrid.rpc.endpoint import RpcServer
 from offgrid.rpc.messages import (
     ALIVE,
@@ -105,7 +105,9 @@ class Tunnel:
         try:
             check_offer(self.server, offer, build)
             self.devices = tuple(device.free for device in offer.devices)
-            far, _ = ask(self.server, Ask("data", build, session=offer.session), START_SECONDS)
+            # The lender expects beats, so there is no time for addresses at which it is not.
+            found = reached_at(self.server, pulse)
+            far, _ = ask(found, Ask("data", build, session=offer.session), START_SECONDS)
         except BaseException:
             pulse.close()
             raise

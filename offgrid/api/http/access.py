@@ -18,7 +18,7 @@ from typing import Any
 
 import falcon
 
-from offgrid.api.http.caller import group_of
+from offgrid.addresses import group_of
 from offgrid.api.http.errors import Forbidden, KeysNotKnown, NotAuthenticated, TooManyAttempts
 from offgrid.api.http.scopes import ADMIN, Needs, Scopes
 from offgrid.caller import Caller

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from offgrid.api.http.caller import group_of
+from offgrid.addresses import group_of
 
 
 @pytest.mark.parametrize(

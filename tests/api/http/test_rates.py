@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offgrid.api.http.caller import group_of
+from offgrid.addresses import group_of
 from offgrid.api.http.meter import CallerMeter
 from offgrid.api.http.rates import Accounts, Bucket, shown
 from offgrid.caller import Caller, Limits

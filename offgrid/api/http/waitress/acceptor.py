@@ -24,7 +24,7 @@ import msgspec
 from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer, TcpWSGIServer
 
-from offgrid.api.http.caller import group_of
+from offgrid.addresses import group_of
 from offgrid.api.http.error_shapes import openai_error
 from offgrid.api.http.errors import http_problem
 from offgrid.api.http.headers import protective_headers
