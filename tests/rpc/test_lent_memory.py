@@ -5,7 +5,6 @@ What the machine has free is simulated: it has room for one model.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +36,7 @@ class Machine:
     """A machine that lends, with memory for one model.
 
     Attributes:
+        worker: its RPC worker.
         room: bytes that it has free while it computes for none.
         taken: bytes that a model takes there.
         late: number of answers in which memory that was given back is not free yet.
@@ -44,7 +44,7 @@ class Machine:
 
     def __init__(self, worker: RpcWorker) -> None:
         self.room, self.taken, self.late = GIB, 0, 0
-        self._worker = worker
+        self.worker = worker
         self._was_idle = True
         self._ask = lenders.ask_lender
 
@@ -52,7 +52,7 @@ class Machine:
         """Ask what it lends."""
         lent = self._ask(server)
         assert not lent.problem
-        idle = self._worker.is_idle()
+        idle = self.worker.is_idle()
         if idle and not self._was_idle and self.late:
             self.late -= 1
             return replace(lent, free=self.room - self.taken)
@@ -94,15 +94,16 @@ def machine(workers: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 @pytest.fixture
 def borrower(tmp_path: Path, starter_path: Path, machine: Machine) -> Iterator[Borrower]:
-    made = Borrower(tmp_path, starter_path, machine._worker)
+    made = Borrower(tmp_path, starter_path, machine.worker)
     made.pool.lenders.refresh()
     [part] = made.pool.fit(made.pool.find("a")).borrowed
     machine.taken = part.size
     machine.room = part.size + 65 * MIB
     made.pool.lenders.forget()
-    with contextlib.closing(contextlib.ExitStack()) as stack:
-        stack.callback(made.pool.shutdown, 0.0)
+    try:
         yield made
+    finally:
+        made.pool.shutdown(0.0)
 
 
 @pytest.mark.slow
@@ -128,7 +129,9 @@ def test_a_machine_that_is_taken_out_of_the_settings_is_not_used(
     pool.prepare(borrower.settings("stranger"))()
     with pytest.raises(ModelLoadFailed, match="'stranger' is not a peer"):
         pool.engine("a")
-    pool.prepare(borrower.settings("far"))()
+    pool.prepare(borrower.settings(machine.worker.server))()
+    pool.lenders.refresh()
+    assert borrower.layers("a") > 0
     pool.prepare(borrower.settings(""))()
     assert borrower.layers("a") == 0
     with pytest.raises(ModelLoadFailed, match="of memory is free") as caught:
