@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from support import TIMEOUT, eventually
+from support import TIMEOUT
 
 from offgrid.peers.book import Peer
-from offgrid.peers.connection import PeerConnection
+from offgrid.peers.connection import PeerConnection, Place
 from offgrid.peers.contexts import client_context
 from offgrid.peers.peers import Peers
 from offgrid.server import Server
@@ -58,19 +58,27 @@ class Machine:
     def reach(self, other: Machine, port: int) -> None:
         """Look for another machine at a port of this one, and nowhere else, wherever it asks from;
         kept connections to it end."""
-        connections = self.peers.connections
-        connections.places = lambda id: ()
+        connections, fingerprint = self.peers.connections, other.peers.identity.fingerprint
         self.peers.book.add(msgspec.structs.replace(other.as_peer(), port=port))
+        where, keep = connections._where, connections.keep
 
-        old: list[PeerConnection] = []
+        # A connection to the earlier port may just be made. The book learns then that the machine
+        # was found there, and the connection would be kept.
+        def where_now(peer: Peer) -> list[Place]:
+            places = where(peer)
+            is_other = peer.fingerprint == fingerprint
+            return [(places[0][0], port)] if is_other else places
 
-        def ended() -> bool:
-            with connections._lock:  # what is lent now may be kept later
-                if not connections._lent:
-                    old.extend(connections._idle.pop(other.peers.identity.fingerprint, []))
-                return not connections._lent
+        def keep_there(connection: PeerConnection) -> None:
+            if connection.peer.fingerprint == fingerprint and connection.place[1] != port:
+                connection.close()
+            else:
+                keep(connection)
 
-        eventually(ended, "no connection to the earlier port is in use")
+        connections._where = where_now  # type: ignore[method-assign]
+        connections.keep = keep_there  # type: ignore[method-assign]
+        with connections._lock:
+            old = connections._idle.pop(fingerprint, [])
         for connection in old:
             connection.close()
 
