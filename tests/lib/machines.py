@@ -60,12 +60,12 @@ class Machine:
         kept connections to it end."""
         connections, fingerprint = self.peers.connections, other.peers.identity.fingerprint
         self.peers.book.add(msgspec.structs.replace(other.as_peer(), port=port))
-        where, keep = connections._where, connections.keep
+        where, keep = type(connections)._where, type(connections).keep
 
         # A connection to the earlier port may just be made. The book learns then that the machine
         # was found there, and the connection would be kept.
         def where_now(peer: Peer) -> list[Place]:
-            places = where(peer)
+            places = where(connections, peer)
             is_other = peer.fingerprint == fingerprint
             return [(places[0][0], port)] if is_other else places
 
@@ -73,7 +73,7 @@ class Machine:
             if connection.peer.fingerprint == fingerprint and connection.place[1] != port:
                 connection.close()
             else:
-                keep(connection)
+                keep(connections, connection)
 
         connections._where = where_now  # type: ignore[method-assign]
         connections.keep = keep_there  # type: ignore[method-assign]

@@ -67,4 +67,5 @@ def pair(shared_pair: tuple[Machine, Machine]) -> tuple[Machine, Machine]:
         shutil.rmtree(machine.models)
         machine.models.mkdir()
     near.know(far)
+    near.reach(far, far.peers.port)  # not where an earlier test let it be found
     return near, far
