@@ -172,6 +172,12 @@ class Database:
                     if tried_to_mend or not self._mended():
                         self._renew(generation, damage)
                     tried_to_mend = True
+            except MemoryError:
+                # Damage may look like this: what says how long something is says gigabytes. It may
+                # also be true, so the file is not set aside.
+                if tried_to_mend or not self._mended():
+                    raise
+                tried_to_mend = True
             except sqlite3.DatabaseError:
                 if attempt == _ATTEMPTS or self._is_current(generation):
                     raise

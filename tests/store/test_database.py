@@ -158,3 +158,27 @@ def test_another_server_sets_a_file_aside_now(make: Make, path: Path) -> None:
     assert damaged_files(path) == []
     assert read(database, "old") == []
     assert len(damaged_files(path)) == 1
+
+
+@pytest.mark.parametrize("is_mended", [True, False])
+def test_damage_that_looks_like_a_lack_of_memory(path: Path, is_mended: bool) -> None:
+    """SQLite asks for gigabytes if the damage is where the length of something was."""
+    mended = list[bool]()
+
+    def mend(connection: sqlite3.Connection) -> bool:
+        mended.append(True)
+        return is_mended
+
+    def work(connection: sqlite3.Connection) -> str:
+        if not (mended and is_mended):
+            raise MemoryError
+        return "read"
+
+    with closing(Database(path, prepare, mend=mend)) as database:
+        if is_mended:
+            assert database.run(work, write=False) == "read"
+        else:
+            with pytest.raises(MemoryError):
+                database.run(work, write=False)
+    assert mended == [True]
+    assert damaged_files(path) == []
