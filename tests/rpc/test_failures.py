@@ -79,7 +79,9 @@ def test_it_ends_with_an_error_if_it_can_lend_no_more(tmp_path: Path) -> None:
         str(tmp_path / "responses.sqlite3"), "--rpc-host", "127.0.0.1", "--rpc-port", "0",
         "--rpc-library", rpc_library(), "--threads", "1",
     )  # fmt: skip
-    done = run_offgrid(*flags, command=(sys.executable, "-c", BROKEN))
+    program = tmp_path / "broken.py"  # in a folder without the package's sources
+    program.write_text(BROKEN)
+    done = run_offgrid(*flags, command=(sys.executable, str(program)))
     assert done.returncode == 1
     assert "this machine lends no memory any more" in done.stderr
     assert "MemoryError" in done.stderr
