@@ -139,7 +139,7 @@ def unmapped(address: str) -> str:
 
 def of_socket(name: Sequence[Any]) -> str:
     """Return the address in what a socket calls itself or its peer. A link-local address gets the
-    zone without which nobody can connect to it: ``fe80::1%eth0``.
+    zone without which no connection to it is possible: ``fe80::1%eth0``.
 
     Args:
         name: of a socket of IPv4 or IPv6, as ``getpeername`` and ``accept`` return it.

@@ -128,7 +128,7 @@ def load_identity(folder: Path, name: str = "") -> Identity:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait until nobody else makes the identity in a folder, and keep others from it.
+    """Wait until no other process makes the identity in a folder, and keep others from it.
 
     Raises:
         OSError: the folder cannot be used.

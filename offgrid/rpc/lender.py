@@ -116,7 +116,7 @@ class Lender:
     # --- one connection -----------------------------------------------------------------------
 
     def _begin(self, plain: socket.socket, address: str) -> None:
-        """Serve a connection on a thread of its own."""
+        """Serve a connection on a new thread."""
         try:
             plain.settimeout(_HANDSHAKE_SECONDS)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -43,7 +43,7 @@ def overtaken(book: Book, lock: threading.Lock, act: Callable[[], None]) -> Iter
         book.all = read  # type: ignore[method-assign]
         for thread in begun:
             thread.join(TIMEOUT)
-    assert begun, "nobody has read the book"
+    assert begun, "no thread has read the book"
     assert not begun[0].is_alive(), "the other thread waits for ever"
     if errors:
         raise errors[0]

@@ -153,7 +153,7 @@ def _lent_alone(lent: tuple[Lent, ...], taking: list[Taking]) -> tuple[Lent, ...
 
     def freed(one: Lent) -> Lent:
         size = _borrowed(one, loose)
-        # ggml's own server answers nobody while it serves a model.
+        # ggml's own server gives no answer while it serves a model.
         busy = size > 0 and not one.server.is_peer
         return replace(one, free=one.free + size, problem="" if busy else one.problem)
 

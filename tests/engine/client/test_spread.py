@@ -147,7 +147,7 @@ def test_layers_on_a_gpu_are_those_that_are_left() -> None:
 
 
 def test_a_server_with_gpus_gives_others_layers_as_their_memory_allows() -> None:
-    """Nothing is known of the memory of its own GPUs."""
+    """Nothing is known of the memory of this machine's GPUs."""
     load = Load("x", gpu_layers=-1, ctx_size=4096)
     lent = (Lent(ANN, GIB), Lent(BOB, 3 * GIB))
     candidate = replace(CANDIDATE, load=load, lent=lent, remote_layers=8)

@@ -47,7 +47,7 @@ export function Form({ models, changes = null, isFirst = false, onClose, onDone 
         onInput=${(name) => set({ name })} maxlength="64" autocomplete="off" autofocus />`}
       <${Scopes} chosen=${fields.scopes} locked=${isFirst ? "admin" : null} error=${wrong.scopes} onChange=${(scopes) => set({ scopes })} />
       <${ModelsField} all=${fields.all} chosen=${fields.models} models=${models} error=${wrong.models} onChange=${set} />
-      ${/* After the end of the first key, nobody could use the server. */ ""}
+      ${/* After the end of the first key, no client could use the server. */ ""}
       ${!isFirst && html`<${End} fields=${fields} expires=${changes?.expires} isChange=${Boolean(changes)} error=${wrong.date ?? wrong.expires} onChange=${set} />`}
       <${LimitFields} values=${fields.limits} wrong=${wrong} onChange=${(limits) => set({ limits })} />
     </form>
