@@ -118,4 +118,5 @@ def test_a_peer_at_a_link_local_address_is_noted_with_its_zone(
     monkeypatch.setattr(Acceptor, "fix_addr", accepted)
     assert near.ask(far, "GET", "/peer/status?port=4711").status == 200
     places = far.peers.connections.places(near.peers.identity.id)
-    assert (f"fe80::1%{name}", 4711) in places
+    # The port is that of the latest question: the machine itself asks too.
+    assert f"fe80::1%{name}" in [address for address, _ in places]
