@@ -16,7 +16,6 @@ what can still be read in the damaged file, or is only in its ``-wal``, may be a
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import logging
 import os
@@ -29,8 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-if sys.platform != "win32":
-    import fcntl
+from offgrid.store.disk import hold
 
 log = logging.getLogger(__name__)
 
@@ -476,13 +474,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = hold(folder)
+    if descriptor is None:
+        raise Locked("another process has locked the folder")
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as ex:  # A network file system may have no locks.
-            if ex.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-                raise Locked("another process has locked the folder") from ex
         yield
     finally:
         os.close(descriptor)
