@@ -13,14 +13,17 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from keyed import new_key
 from processes import Child, Lines
-from served import connect
 from support import TIMEOUT, eventually
+
+from offgrid.api.http import owner
+from offgrid.server import Server
 
 ENDLESS = {"prompt": "Once", "max_tokens": 100_000, "ignore_eos": True, "stream": True}
 SHORT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "stream": True}
@@ -37,8 +40,8 @@ def post(sock: socket.socket, path: str, body: object, key: str = "") -> None:
 class Greedy:
     """A client with many requests in flight, in one process. ``send`` begins one more."""
 
-    def __init__(self, server: Child, key: str = "") -> None:
-        self._server = server
+    def __init__(self, url: str, key: str = "") -> None:
+        self._address = urlsplit(url)
         self._key = key
         self._stopped = threading.Event()
         self._lock = threading.Lock()
@@ -46,6 +49,8 @@ class Greedy:
         """Connections whose answer has begun, in that order."""
         self.begun = 0
         self.refusals = 0
+        self.unexpected: list[bytes] = []
+        """What came instead of an answer or a refusal."""
         self.waits: set[str] = set()
         """Values of ``Retry-After``."""
         self.threads = [threading.Thread(target=self._repeat) for _ in range(IN_FLIGHT)]
@@ -54,17 +59,27 @@ class Greedy:
         """Fill all places, and go on asking."""
         for thread in self.threads:
             thread.start()
-        eventually(lambda: self.begun == 2 and self.refusals > 20, "all places are taken")
+        eventually(
+            lambda: bool(self.unexpected) or (self.begun >= 2 and self.refusals > 20),
+            "all places are taken",
+        )
+        assert not self.unexpected
+        assert self.begun == 2
 
     def _repeat(self) -> None:
         """Ask until an answer begins, however often the server refuses."""
         with contextlib.suppress(OSError):  # the server has ended
             while not self._stopped.is_set():
                 with contextlib.ExitStack() as stack:
-                    sock = stack.enter_context(connect(self._server))
+                    sock = stack.enter_context(self._connect())
                     if self._ask(sock):
                         stack.pop_all()
                         return
+
+    def _connect(self) -> socket.socket:
+        return socket.create_connection(
+            (self._address.hostname or "", self._address.port or 0), TIMEOUT
+        )
 
     def _ask(self, sock: socket.socket) -> bool:
         """Send one request; return whether its answer has begun."""
@@ -73,6 +88,8 @@ class Greedy:
         while b"data: " not in head and b"server_busy" not in head:
             more = sock.recv(4096)
             if not more:
+                if not self._stopped.is_set():
+                    self.unexpected.append(head)
                 raise ConnectionError
             head += more
         with self._lock:
@@ -99,10 +116,23 @@ class Greedy:
             sock.close()
 
 
+@contextlib.contextmanager
+def greedy_client(server: Child | Server, key: str = "") -> Iterator[Greedy]:
+    """Yield a client that has taken all places. The server ends with it."""
+    greedy = Greedy(server.url, key)
+    try:
+        greedy.fill()
+        yield greedy
+    finally:
+        greedy.stop()
+        server.end() if isinstance(server, Child) else server.stop()
+        greedy.join()
+
+
 class Other:
     """Another program of this machine. It asks for a short chat as a stream."""
 
-    def __init__(self, server: Child, key: str = "") -> None:
+    def __init__(self, server: Child | Server, key: str = "") -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         code = (
             "import urllib.request as r\n"
@@ -135,7 +165,7 @@ def server(serve: Callable[..., Child]) -> Child:
     return child
 
 
-def check_turn(server: Child, greedy: Greedy, other: Other) -> None:
+def check_turn(greedy: Greedy, other: Other) -> None:
     """Check that the other client's chat is queued and gets the next slot."""
     try:
         other.out.find(r": queued 1 of [1-9]")
@@ -146,29 +176,30 @@ def check_turn(server: Child, greedy: Greedy, other: Other) -> None:
         assert greedy.waits <= {str(seconds) for seconds in range(1, 61)}
     finally:
         greedy.stop()
-        server.end()
         other.end()
-        greedy.join()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which program connects")
 def test_another_program_gets_the_next_slot(server: Child) -> None:
     """Attack 23: both have the same address, and no key."""
-    greedy = Greedy(server)
-    greedy.fill()
-    check_turn(server, greedy, Other(server))
+    with greedy_client(server) as greedy:
+        check_turn(greedy, Other(server))
 
 
 @pytest.mark.slow
 def test_programs_are_told_apart_by_the_keys_that_they_send(
-    server: Child, monkeypatch: pytest.MonkeyPatch
+    make_server: Callable[..., Server], models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attack 23, where the system does not tell which program connects: the server needs no keys,
     but clients send some."""
-    greedy = Greedy(server, "sk-greedy")
-    greedy.fill()
-    check_turn(server, greedy, Other(server, "sk-other"))
+    monkeypatch.setattr(owner._programs, "find", lambda address, port: None)
+    server = make_server(
+        models_dir=models, parallel=2, queue_size=19, ctx_size=32768, max_models=1,
+        sse_ping_interval=0.1,
+    )  # fmt: skip
+    with greedy_client(server, "sk-greedy") as greedy:
+        check_turn(greedy, Other(server, "sk-other"))
 
 
 @pytest.mark.slow
@@ -178,6 +209,5 @@ def test_another_key_gets_the_next_slot(serve: Callable[..., Child], tmp_path: P
     greedy_key, other_key = (new_key(file, name, "inference")[1] for name in ("greedy", "other"))
     server = serve(*FLAGS, "--keys-file", str(file), "--requests-per-minute", "1000000")
     server.wait_ready()
-    greedy = Greedy(server, greedy_key)
-    greedy.fill()
-    check_turn(server, greedy, Other(server, other_key))
+    with greedy_client(server, greedy_key) as greedy:
+        check_turn(greedy, Other(server, other_key))

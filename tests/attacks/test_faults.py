@@ -25,7 +25,16 @@ import pytest
 import tiny_models
 from processes import Child, all_gone, all_stopped, is_worker, models_flags, program
 from responses_calls import PATH
-from support import STARTER, TIMEOUT, Stream, endless, eventually, request, together
+from support import (
+    STARTER,
+    TIMEOUT,
+    Stream,
+    endless,
+    eventually,
+    request,
+    response_on,
+    together,
+)
 from tiny_models import make_many_controls
 from variants import few
 
@@ -72,9 +81,7 @@ def test_a_clock_that_jumps_by_a_day(serve: Serve, tmp_path: Path, seconds: int)
         after = request(url, "POST", TEXT, body).json["created"]
         assert abs(after - before - seconds) < DAY / 2  # the clock did jump
         half.sendall(data[3:])
-        answer = http.client.HTTPResponse(half)
-        answer.begin()
-        assert answer.status == 200
+        assert response_on(half).status == 200
         idle.request("GET", "/health")
         assert idle.getresponse().status == 200
         assert idle.sock is held

@@ -75,13 +75,12 @@ def post_large(server: Child, number: int) -> int:
         f"POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {8 * MIB}\r\n"
         f"Authorization: Bearer wrong{number}\r\n\r\n"
     )
-    with connect(server) as sock, contextlib.suppress(OSError):
+    with connect(server) as sock, contextlib.suppress(OSError, http.client.HTTPException):
         with contextlib.suppress(OSError):
             sock.sendall(head.encode())
             for _ in range(8):
                 sock.sendall(bytes(MIB))
-        response = http.client.HTTPResponse(sock)
-        with contextlib.suppress(http.client.HTTPException):
+        with http.client.HTTPResponse(sock) as response:
             response.begin()
             return response.status
     return 0

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from page_files import WEB
 from processes import Child, serving
-from support import TIMEOUT, Response, request
+from support import TIMEOUT, Response, request, response_on
 
 import offgrid
 
@@ -55,10 +55,7 @@ def raw(url: str, path: str, *headers: str, method: str = "GET") -> Response:
     with connected(url) as sock:
         lines = (f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers)
         sock.sendall("\r\n".join((*lines, "", "")).encode("latin-1"))
-        response = http.client.HTTPResponse(sock, method=method)
-        response.begin()
-        fields = {name.lower(): value for name, value in response.getheaders()}
-        return Response(response.status, fields, response.read())
+        return response_on(sock, method)
 
 
 def contents(url: str) -> bytes:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import random
 import re
 import selectors
@@ -16,7 +14,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from processes import Child, serving
-from support import TIMEOUT, Json, request
+from support import TIMEOUT, Json, request, response_on
 
 pytestmark = pytest.mark.usefixtures("access")
 LIMIT = 8 << 20
@@ -62,9 +60,8 @@ class Connection:
 
     def response(self) -> tuple[int, Json]:
         """Read the next response; return its status and JSON."""
-        response = http.client.HTTPResponse(self.socket)
-        response.begin()
-        return response.status, json.loads(response.read())
+        response = response_on(self.socket)
+        return response.status, response.json
 
     def ended(self) -> bool:
         """Whether the server has ended the connection."""

@@ -60,7 +60,8 @@ class Balanced:
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=TIMEOUT)
         try:
             connection.request("POST", path, json.dumps(body).encode())
-            yield connection.getresponse()
+            with connection.getresponse() as response:
+                yield response
         finally:
             connection.close()
 

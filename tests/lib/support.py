@@ -45,11 +45,23 @@ def request(
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     try:
         connection.request(method, path, data, headers or {})
-        response = connection.getresponse()
-        fields = {name.lower(): value for name, value in response.getheaders()}
-        return Response(response.status, fields, response.read())
+        with connection.getresponse() as response:
+            return whole(response)
     finally:
         connection.close()
+
+
+def whole(response: http.client.HTTPResponse) -> Response:
+    """Read a response to its end."""
+    fields = {name.lower(): value for name, value in response.getheaders()}
+    return Response(response.status, fields, response.read())
+
+
+def response_on(sock: socket.socket, method: str = "GET") -> Response:
+    """Read the next response on a connection to its end."""
+    with http.client.HTTPResponse(sock, method=method) as response:
+        response.begin()
+        return whole(response)
 
 
 def chat_body(text: str = "Hello!", **fields: Any) -> Json:

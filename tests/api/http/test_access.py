@@ -5,7 +5,6 @@ The entries of the list of faults that a test covers are named in its docstring.
 
 from __future__ import annotations
 
-import http.client
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from keyed import bearer, new_key
 from openai import AuthenticationError, OpenAI, PermissionDeniedError
-from support import STARTER, TIMEOUT, Response, chat_body, request
+from support import STARTER, TIMEOUT, Response, chat_body, request, response_on
 from variants import few
 
 from offgrid.api.http import access
@@ -83,10 +82,7 @@ def raw(url: str, *lines: str) -> Response:
     with socket.create_connection((parts.hostname or "", parts.port or 0), TIMEOUT) as sock:
         head = "\r\n".join((*lines, f"Host: {parts.netloc}", "Connection: close", "", ""))
         sock.sendall(head.encode("latin-1"))
-        response = http.client.HTTPResponse(sock)
-        response.begin()
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Response(response.status, headers, response.read())
+        return response_on(sock)
 
 
 # --- every route ----------------------------------------------------------------------------------
@@ -477,9 +473,7 @@ def test_a_chunked_body_without_a_key_is_refused_when_it_is_large(keyed: Keyed) 
         )  # fmt: skip
         block = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
         sock.sendall(block * 2)
-        response = http.client.HTTPResponse(sock)
-        response.begin()
-        assert response.status == 401
+        assert response_on(sock).status == 401
 
 
 def test_a_large_body_with_a_key_arrives(keyed: Keyed) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 from openai import OpenAI
-from support import STARTER, TIMEOUT, chat_body, endless, request
+from support import STARTER, TIMEOUT, chat_body, endless, request, response_on
 
 from offgrid.api.fields.inert import IGNORED
 from offgrid.api.http.errors import MAX_FIELD, told
@@ -274,11 +273,10 @@ def test_refusals_by_waitress_have_the_same_form(base_url: str) -> None:
     ):  # fmt: skip
         with socket.create_connection((host, int(port)), TIMEOUT) as connection:
             connection.sendall(head)
-            response = http.client.HTTPResponse(connection)
-            response.begin()
+            response = response_on(connection)
             assert response.status == status
-            assert response.headers["Content-Type"] == "application/json"
-            error = json.loads(response.read())["error"]
+            assert response.headers["content-type"] == "application/json"
+            error = response.json["error"]
             assert error.keys() == {"message", "type", "param", "code"}
             assert (error["type"], error["code"]) == (INVALID, code)
 

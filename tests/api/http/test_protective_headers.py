@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from falcon.testing import create_environ
-from support import TIMEOUT, Stream, chat_body, request
+from support import TIMEOUT, Response, Stream, chat_body, request, response_on
 
 from offgrid.api.http.headers import protective_headers
 from offgrid.app import build_app
@@ -26,15 +25,12 @@ ALWAYS = {
 CHAT = "/v1/chat/completions"
 
 
-def raw(url: str, sent: bytes) -> http.client.HTTPResponse:
-    """Send bytes, and read the head of the response."""
+def raw(url: str, sent: bytes) -> Response:
+    """Send bytes, and read the response."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname or "", address.port or 0), TIMEOUT) as client:
         client.sendall(sent)
-        response = http.client.HTTPResponse(client)
-        response.begin()
-        response.read()
-        return response
+        return response_on(client)
 
 
 def check(fields: dict[str, str], cache: str = "no-store") -> None:
@@ -79,7 +75,7 @@ def test_responses_to_requests_that_are_refused(base_url: str, sent: bytes) -> N
     """The first four never reach the application."""
     response = raw(base_url, sent)
     assert 400 <= response.status < 500
-    check({name.lower(): value for name, value in response.getheaders()})
+    check(response.headers)
 
 
 def test_a_stream_may_be_read_only_once_and_is_not_buffered(base_url: str) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import itertools
-import json
 import socket
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -13,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import TIMEOUT, eventually, request
+from support import TIMEOUT, eventually, request, response_on
 from waitress.adjustments import Adjustments
 from waitress.buffers import OverflowableBuffer
 
@@ -39,9 +37,8 @@ def read_all(connection: socket.socket) -> bytes:
 
 def answer_of(connection: socket.socket) -> tuple[int, bytes]:
     """The status and the content of the next response."""
-    response = http.client.HTTPResponse(connection)
-    response.begin()
-    return response.status, response.read()
+    response = response_on(connection)
+    return response.status, response.body
 
 
 def unfinished(server: Server) -> list[Parser]:
@@ -334,9 +331,7 @@ def test_an_ending_connection_is_read_to_its_end(make_server: Make) -> None:
         connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
         eventually(lambda: any(c.lingering for c in server.http.channels), "the response is sent")
         connection.sendall(b"x" * 100_000)
-        response = http.client.HTTPResponse(connection)
-        response.begin()
-        assert json.loads(response.read()) == {"status": "healthy"}
+        assert response_on(connection).json == {"status": "healthy"}
 
 
 @pytest.mark.skipif(not hasattr(socket, "MSG_OOB"), reason="no urgent data")
