@@ -20,13 +20,19 @@ from urllib.parse import urlsplit
 import pytest
 from keyed import new_key
 from processes import Child, Lines
+from scripted_model import write
 from support import TIMEOUT, eventually
 
 from offgrid.api.http import owner
 from offgrid.server import Server
 
-ENDLESS = {"prompt": "Once", "max_tokens": 100_000, "ignore_eos": True, "stream": True}
-SHORT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "stream": True}
+CONTEXT = 1 << 18
+"""Tokens of an answer that the test ends. An answer of the starter ends by itself in seconds."""
+ENDLESS = {"model": "lasting", "prompt": "Once", "ignore_eos": True, "stream": True}
+SHORT = {
+    "model": "lasting", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1,
+    "stream": True,
+}  # fmt: skip
 IN_FLIGHT = 24
 
 
@@ -67,13 +73,13 @@ class Greedy:
         assert self.begun == 2
 
     def _repeat(self) -> None:
-        """Ask until an answer begins, however often the server refuses."""
+        """Ask until an answer begins, however often the server refuses. Read it to its end."""
         with contextlib.suppress(OSError):  # the server has ended
             while not self._stopped.is_set():
-                with contextlib.ExitStack() as stack:
-                    sock = stack.enter_context(self._connect())
+                with self._connect() as sock:
                     if self._ask(sock):
-                        stack.pop_all()
+                        while sock.recv(1 << 16):
+                            pass
                         return
 
     def _connect(self) -> socket.socket:
@@ -104,7 +110,7 @@ class Greedy:
     def end_one(self) -> None:
         """Leave the oldest answer."""
         with self._lock:
-            self.running.pop(0).close()
+            self.running.pop(0).shutdown(socket.SHUT_RDWR)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -112,8 +118,6 @@ class Greedy:
     def join(self) -> None:
         for thread in self.threads:
             thread.join(TIMEOUT)
-        for sock in self.running:
-            sock.close()
 
 
 @contextlib.contextmanager
@@ -153,9 +157,15 @@ class Other:
 
 
 FLAGS = (
-    "--parallel", "2", "--queue-size", "19", "--ctx-size", "32768", "--max-models", "1",
-    "--threads", "1", "--sse-ping-interval", "0.1",
+    "--parallel", "2", "--queue-size", "19", "--ctx-size", str(CONTEXT), "--max-models", "1",
+    "--threads", "1", "--no-drafts", "--sse-ping-interval", "0.1",
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def lasting(models: Path) -> None:
+    """A model whose answers fill the context."""
+    write(models / "lasting.gguf", "", (), "on and on", context=CONTEXT)
 
 
 @pytest.fixture
@@ -195,8 +205,8 @@ def test_programs_are_told_apart_by_the_keys_that_they_send(
     but clients send some."""
     monkeypatch.setattr(owner._programs, "find", lambda address, port: None)
     server = make_server(
-        models_dir=models, parallel=2, queue_size=19, ctx_size=32768, max_models=1,
-        sse_ping_interval=0.1,
+        models_dir=models, parallel=2, queue_size=19, ctx_size=CONTEXT, max_models=1,
+        drafts=False, sse_ping_interval=0.1,
     )  # fmt: skip
     with greedy_client(server, "sk-greedy") as greedy:
         check_turn(greedy, Other(server, "sk-other"))
