@@ -73,13 +73,15 @@ class Waiting(Generic[S]):
         self._due: dict[str, tuple[int, int]] = {}
         """Caller -> clock from which it may have its next turn, and number of its latest turn; only
         of callers that wait, or may not have a turn yet."""
+        self._size = 0
+        """Of all lines together. Another thread asks for it, so it is not counted when it does."""
         self._clock = 0
         self._turns = 0
         self._arrivals = itertools.count()
 
     def __len__(self) -> int:
-        lines = (line for lines in self._lines.values() for line in lines.values())
-        return len(self._returning) + sum(len(line.entries) for line in lines)
+        """Return how many sequences wait. Any thread may ask, while another one changes them."""
+        return len(self._returning) + self._size
 
     def __bool__(self) -> bool:
         return bool(self._returning or self._lines)
@@ -100,6 +102,7 @@ class Waiting(Generic[S]):
             self._due[owner] = max(due, self._clock), latest
         line = self._lines[owner].setdefault(sequence.priority, _Line(sequence.priority))
         line.entries.append((next(self._arrivals), sequence))
+        self._size += 1
 
     def put_back(self, sequence: S) -> None:
         """Add a sequence that was preempted, before all others."""
@@ -111,7 +114,9 @@ class Waiting(Generic[S]):
         self._returning = deque(s for s in self._returning if id(s) not in ids)
         for owner, lines in list(self._lines.items()):
             for line in list(lines.values()):
+                before = len(line.entries)
                 line.entries = deque(one for one in line.entries if id(one[1]) not in ids)
+                self._size -= before - len(line.entries)
                 self._drop_empty(owner, line)
 
     def take(self, running: Iterable[S]) -> S:
@@ -145,6 +150,7 @@ class Waiting(Generic[S]):
                     line.passed += 1
         chosen.passed = 0
         _, sequence = chosen.entries.popleft()
+        self._size -= 1
         self._turns += 1
         # From the clock and not from when its turn was due: otherwise a caller that had more turns
         # than others, because its sequences were short, would have to wait for theirs later.
@@ -175,6 +181,7 @@ class Waiting(Generic[S]):
             for owner, lines in self._lines.items()
         }
         copy._due, copy._clock, copy._turns = dict(self._due), self._clock, self._turns
+        copy._size = self._size
         slots, found = deque(running), []
         while copy:
             if slots:

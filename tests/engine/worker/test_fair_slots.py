@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from offgrid.engine.protocol.requests import BATCH, INTERACTIVE, NORMAL
 from offgrid.engine.worker.scheduler import Scheduler
 from offgrid.engine.worker.sequence import Status
-from offgrid.engine.worker.waiting import AGE
+from offgrid.engine.worker.waiting import AGE, Waiting
 
 
 def fakes(count: int, owner: str, priority: int = NORMAL, first: int = 0) -> list[Fake]:
@@ -46,6 +46,25 @@ def test_fifty_requests_of_a_caller_delay_another_by_one_turn_at_most(n_slots: i
             assert [s.owner for s in begun] == ["b" if name == "b" else "greedy"]
             begun += turns(scheduler, 1)
         assert short in begun
+
+
+def test_the_number_of_waiting_sequences() -> None:
+    waiting = Waiting[Fake]()
+    many = [Fake(number, 5, owner=f"caller {number % 3}") for number in range(9)]
+    for sequence in many:
+        waiting.append(sequence)
+    assert len(waiting) == 9
+    first = waiting.take([])
+    assert len(waiting) == 8
+    waiting.put_back(first)
+    assert len(waiting) == 9
+    assert len(waiting.order([])) == 9
+    waiting.remove([first, *many[4:]])
+    assert len(waiting) == len([*waiting]) == 3
+    for _ in range(3):
+        waiting.take([])
+    assert not len(waiting)
+    assert not waiting
 
 
 def test_callers_take_turns() -> None:
