@@ -25,7 +25,7 @@ import msgspec
 from offgrid.engine.memory import oom_kills
 from offgrid.engine.protocol.commands import MAX_FILTERS, Command, Load, Submit, UseFilter
 from offgrid.engine.protocol.frames import FrameTooLarge, encode_frame, read_reports
-from offgrid.engine.protocol.reports import Report
+from offgrid.engine.protocol.reports import UNEXPECTED, Report
 from offgrid.errors import EngineFault, Overloaded
 from offgrid.terminal import TRACE
 
@@ -35,7 +35,7 @@ llama_log = logging.getLogger("offgrid.llama")
 _LOG_LINES = 200
 """Most recent log lines of a worker that are kept to explain its death."""
 _TRACE_LINES = 60
-_TRACE_BEGINS = "Fatal Python error"
+_TRACE_BEGINS = ("Fatal Python error", UNEXPECTED)
 _SIGKILL = -9
 _SPINS, _SPINS_ELSEWHERE = "2000", "10000"
 """Rounds in which a thread of llama.cpp waits for others before it sleeps. A round takes many times
@@ -219,7 +219,7 @@ class WorkerProcess:
     def trace(self) -> str:
         """Return the trace of a crash for the log, else the last line that says why it ended."""
         lines = [*self._log]
-        begin = next((i for i, line in enumerate(lines) if _TRACE_BEGINS in line), None)
+        begin = next((i for i, line in enumerate(lines) if _begins_trace(line)), None)
         if begin is None:
             return self._last_words()
         # The last message of llama.cpp before it aborted is above the trace.
@@ -275,6 +275,10 @@ def _stamp(path: str) -> tuple[int, ...] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _begins_trace(line: str) -> bool:
+    return any(words in line for words in _TRACE_BEGINS)
 
 
 def _tells(line: str) -> bool:
