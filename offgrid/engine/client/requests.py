@@ -184,6 +184,8 @@ class Requests(Listener):
             ContextLengthExceeded: it is too large for a frame.
         """
         with self._lock:
+            if pending.id not in self._pending:  # its client has just left
+                return
             process = pending.worker
             # Either its worker has died, and the next one will get the request, or another thread
             # has already sent it.
@@ -335,7 +337,8 @@ class Requests(Listener):
             pending.advance(State.STARTED)
             if isinstance(pending, Generation):
                 with self._lock:
-                    self._turnover.began(pending.id)
+                    if pending.id in self._pending:  # else its end was noted just now
+                        self._turnover.began(pending.id)
             return None
         if isinstance(event, Queued):
             if isinstance(pending, Generation):
