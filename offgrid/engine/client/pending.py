@@ -384,8 +384,8 @@ class Generation(Pending):
         return deltas or None
 
     def end(self, choice: int) -> None:
-        """Let the worker end one choice; its last delta follows. Never waits: if the pipe is full,
-        the choice goes on. Harmless after its end."""
+        """Let the worker end one choice; its last delta follows. Never waits. Harmless after its
+        end."""
         self._hooks.end(self.id, choice)
 
     def wait_accepted(self, alive: Callable[[], bool]) -> None:

@@ -64,6 +64,8 @@ class WorkerProcess:
         self._oom_kills = oom_kills()
         self._file = _stamp(load.path)
         self._write_lock = threading.Lock()
+        self._soon: deque[bytes] = deque()
+        """Frames of :meth:`send_soon` that are not written yet."""
         self._filters: deque[str] = deque(maxlen=MAX_FILTERS)
         """Digests of the content filters that the worker keeps."""
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
@@ -147,6 +149,31 @@ class WorkerProcess:
             ) from None
         finally:
             self._write_lock.release()
+            self._write_soon()
+
+    def send_soon(self, command: Command) -> None:
+        """Write a short command as soon as no thread writes and the pipe has room: now, or after
+        the next command that is sent. It is dropped if the process has ended.
+
+        Never waits, so any thread may call it at any line, also the collector of garbage, which may
+        interrupt a thread that writes.
+        """
+        self._soon.append(encode_frame(command))
+        self._write_soon()
+
+    def _write_soon(self) -> None:
+        # Look again afterwards: meanwhile others may have found the lock taken.
+        while self._soon and self._write_lock.acquire(blocking=False):
+            try:
+                while self._soon:
+                    if not _has_room(self._stdin):
+                        return
+                    self._stdin.write(self._soon.popleft())
+                    self._stdin.flush()
+            except (OSError, ValueError):  # it has ended
+                self._soon.clear()
+            finally:
+                self._write_lock.release()
 
     def reports(self) -> Iterator[list[Report]]:
         """Yield the worker's reports until it ends.

@@ -28,6 +28,8 @@ class Process:
     def send(self, command: Command, *, wait: bool = True) -> None:
         self.commands.append(command)
 
+    send_soon = send
+
     @property
     def submitted(self) -> list[int]:
         return [command.id for command in self.commands if isinstance(command, Submit)]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import pytest
 from engine_runs import Run
 from fake_sequences import Fake
+from interruptions import interrupted
 
 from offgrid.engine.protocol.events import Failed
 from offgrid.engine.worker.figures import figures_of
@@ -57,23 +55,6 @@ def test_a13_a_preemption_is_counted(run: Run) -> None:
     assert figures_of(run.engine).generated == 5
 
 
-@contextmanager
-def interrupted(change: Callable[[], None]) -> Iterator[None]:
-    """Make a change before each line of the engine that runs inside, as the loop's thread may."""
-
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        if f"{Scheduler.__module__.rpartition('.')[0]}." in frame.f_globals["__name__"]:
-            change()
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
-
-
 def test_the_loop_goes_on_while_another_thread_looks(run: Run) -> None:
     """The thread that answers pings looks; an error would end it, and then the worker."""
     scheduler: Scheduler[Any] = run.engine.scheduler
@@ -85,8 +66,11 @@ def test_the_loop_goes_on_while_another_thread_looks(run: Run) -> None:
         slot, _ = next(iter(scheduler.idle))
         scheduler.idle.put(slot, scheduler.idle.take(slot))
 
+    def is_engine(frame: FrameType) -> bool:
+        return ".engine.worker." in frame.f_globals["__name__"]
+
     change()
-    with interrupted(change):
+    with interrupted(change, is_engine):
         figures = figures_of(run.engine)
         waiting = len(scheduler.waiting)
     assert len(figures.slots) == LOAD["parallel"]
