@@ -35,6 +35,9 @@ from offgrid.engine.worker.spans import S
 
 AGE = 8
 """Turns that a class may be passed over before it counts as the next higher one."""
+_MOST_LOOKS = 4_000
+"""Looks at callers for which :meth:`Waiting.order` may take time, while nothing is computed: about
+30 ms. Each turn that it foretells looks at all callers that wait."""
 _ROUND = 720_720
 """The clock's unit: one turn of each waiting caller. All numbers up to 16 divide it."""
 _Entry = tuple[int, S]
@@ -173,7 +176,8 @@ class Waiting(Generic[S]):
 
     def order(self, running: Iterable[S]) -> list[S]:
         """Return the sequences in the order in which they get slots if the running ones end in the
-        order in which they began, and no other sequence comes."""
+        order in which they began, and no other sequence comes. If many callers wait, only the next
+        turns are foretold; the other sequences follow in order of arrival."""
         copy = Waiting[S]()
         copy._returning = self._returning.copy()
         copy._lines = {
@@ -182,13 +186,14 @@ class Waiting(Generic[S]):
         }
         copy._due, copy._clock, copy._turns = dict(self._due), self._clock, self._turns
         copy._size = self._size
-        slots, found = deque(running), []
-        while copy:
+        slots, found = deque(running), list[S]()
+        turns = max(1, _MOST_LOOKS // max(1, len(self._lines)))
+        while copy and len(found) < turns:
             if slots:
                 slots.popleft()
             found.append(copy.take(slots))
             slots.append(found[-1])
-        return found
+        return [*found, *copy]
 
 
 def _arrival(entry: _Entry[S]) -> int:

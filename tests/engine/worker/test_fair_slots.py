@@ -12,6 +12,7 @@ from fake_sequences import Fake, compute, start
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from work import lines_run
 
 from offgrid.engine.protocol.requests import BATCH, INTERACTIVE, NORMAL
 from offgrid.engine.worker.scheduler import Scheduler
@@ -174,6 +175,21 @@ def test_the_expected_order_is_the_real_one() -> None:
     expected = scheduler.waiting.order(scheduler.running)
     assert len(expected) == 10
     assert turns(scheduler, 10) == expected
+
+
+def test_with_many_callers_the_next_turns_are_foretold() -> None:
+    """Foretelling all of them would take seconds, during which every stream stands still."""
+    scheduler = Scheduler[Fake](1, 64)
+    start(scheduler, *fakes(2, "first"))
+    many = [Fake(number, 5, owner=f"caller {number}") for number in range(800)]
+    scheduler.submit(many)
+    scheduler.submit(fakes(3, "caller 0", INTERACTIVE))
+    found: list[list[Fake]] = []
+    lines = lines_run(lambda: found.append(scheduler.waiting.order(scheduler.running)))
+    assert lines < 100 * len(many)
+    (order,) = found
+    assert sorted(map(id, order)) == sorted(map(id, scheduler.waiting))
+    assert order[:4] == turns(scheduler, 4)
 
 
 # --- prefixes ---------------------------------------------------------------------------------
