@@ -341,7 +341,10 @@ class Generation(Pending):
         return not self._unfinished
 
     def again(self) -> None:
-        """Do the same as :meth:`Pending.again`, and keep the seed that the client was told."""
+        """Do the same as :meth:`Pending.again`, and keep the seed that the client was told. A
+        request that had a slot has waited for it in time, and may wait as long once more."""
+        if self.state >= State.STARTED:
+            self._accepted_at = time.monotonic()
         super().again()
         self.latest.clear()
         if self._accepted is not None:
