@@ -259,16 +259,23 @@ class Stats:
                 with self._lock:
                     self._kept = kept
 
-    def save(self) -> None:
+    def save(self, *, wait: bool = True) -> None:
         """Write the totals, if they have changed.
 
         The file may have changed since it was read: another server has added to it, or a backup was
         restored. So this adds only what was counted since the last save, to what the file has now.
+
+        Args:
+            wait: whether to wait for a thread that uses the file; if not, nothing is written then.
         """
-        with self._saving:
+        if not self._saving.acquire(blocking=wait):
+            return
+        try:
             for _ in range(_ATTEMPTS):
                 if self._save() or not self._file.changed:
                     return
+        finally:
+            self._saving.release()
 
     def _save(self) -> bool:
         """Try to write the totals; return whether the file has them."""

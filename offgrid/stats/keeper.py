@@ -71,7 +71,7 @@ class StatsKeeper:
         if self._thread.ident is not None:
             self._thread.join(_JOIN_SECONDS)  # a disk that does not answer must not delay the end
         self._due(True)
-        self._stats.save()
+        self._stats.save(wait=not self._thread.is_alive())
 
     def _run(self) -> None:
         self._stats.load()

@@ -13,7 +13,7 @@ import pytest
 from processes import Child, all_gone, program
 from support import TIMEOUT
 
-from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.commands import Load, Ping
 from offgrid.engine.protocol.frames import encode_frame, read_reports
 from offgrid.engine.protocol.reports import Ready
 from offgrid.store.catalogue import STARTER_PATH
@@ -49,6 +49,25 @@ def test_a_crash_under_waitress_serve_leaves_a_trace(tmp_path: Path) -> None:
         crash(child)
     finally:
         child.end()
+
+
+def test_a_worker_whose_reader_fails_ends_at_once() -> None:
+    """It would hear no command any more, and the server would wait for its answers to pings."""
+    fails = "from offgrid.engine.worker import main; main.Worker._pong = lambda *_: 1 / 0; "
+    worker = subprocess.Popen(
+        [sys.executable, "-c", f"{fails}main.main()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with worker:
+        assert worker.stdin is not None
+        assert worker.stderr is not None
+        worker.stdin.write(encode_frame(Load(str(STARTER_PATH))) + encode_frame(Ping(1)))
+        worker.stdin.flush()
+        try:
+            assert worker.wait(TIMEOUT) > 0
+        finally:
+            worker.kill()
+        assert b"ZeroDivisionError" in worker.stderr.read()
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,8 @@ class EngineClient:
 
     @property
     def latest(self) -> Beat | None:
-        """What its worker has last said about itself; None if that has said nothing yet."""
+        """What its worker has last said about itself; None if that has said nothing yet, or has
+        ended."""
         return self._readiness.pulse.latest
 
     def ask(self, seconds: float) -> Beat | None:

@@ -341,7 +341,10 @@ class Generation(Pending):
         return not self._unfinished
 
     def again(self) -> None:
-        """Do the same as :meth:`Pending.again`, and keep the seed that the client was told."""
+        """Do the same as :meth:`Pending.again`, and keep the seed that the client was told. A
+        request that had a slot has waited for it in time, and may wait as long once more."""
+        if self.state >= State.STARTED:
+            self._accepted_at = time.monotonic()
         super().again()
         self.latest.clear()
         if self._accepted is not None:
@@ -384,8 +387,8 @@ class Generation(Pending):
         return deltas or None
 
     def end(self, choice: int) -> None:
-        """Let the worker end one choice; its last delta follows. Never waits: if the pipe is full,
-        the choice goes on. Harmless after its end."""
+        """Let the worker end one choice; its last delta follows. Never waits. Harmless after its
+        end."""
         self._hooks.end(self.id, choice)
 
     def wait_accepted(self, alive: Callable[[], bool]) -> None:

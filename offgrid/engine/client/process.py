@@ -25,7 +25,7 @@ import msgspec
 from offgrid.engine.memory import oom_kills
 from offgrid.engine.protocol.commands import MAX_FILTERS, Command, Load, Submit, UseFilter
 from offgrid.engine.protocol.frames import FrameTooLarge, encode_frame, read_reports
-from offgrid.engine.protocol.reports import Report
+from offgrid.engine.protocol.reports import UNEXPECTED, Report
 from offgrid.errors import EngineFault, Overloaded
 from offgrid.terminal import TRACE
 
@@ -35,7 +35,7 @@ llama_log = logging.getLogger("offgrid.llama")
 _LOG_LINES = 200
 """Most recent log lines of a worker that are kept to explain its death."""
 _TRACE_LINES = 60
-_TRACE_BEGINS = "Fatal Python error"
+_TRACE_BEGINS = ("Fatal Python error", UNEXPECTED)
 _SIGKILL = -9
 _SPINS, _SPINS_ELSEWHERE = "2000", "10000"
 """Rounds in which a thread of llama.cpp waits for others before it sleeps. A round takes many times
@@ -64,6 +64,8 @@ class WorkerProcess:
         self._oom_kills = oom_kills()
         self._file = _stamp(load.path)
         self._write_lock = threading.Lock()
+        self._soon: deque[bytes] = deque()
+        """Frames of :meth:`send_soon` that are not written yet."""
         self._filters: deque[str] = deque(maxlen=MAX_FILTERS)
         """Digests of the content filters that the worker keeps."""
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
@@ -147,6 +149,31 @@ class WorkerProcess:
             ) from None
         finally:
             self._write_lock.release()
+            self._write_soon()
+
+    def send_soon(self, command: Command) -> None:
+        """Write a short command as soon as no thread writes and the pipe has room: now, or after
+        the next command that is sent. It is dropped if the process has ended.
+
+        Never waits, so any thread may call it at any line, also the collector of garbage, which may
+        interrupt a thread that writes.
+        """
+        self._soon.append(encode_frame(command))
+        self._write_soon()
+
+    def _write_soon(self) -> None:
+        # Look again afterwards: meanwhile others may have found the lock taken.
+        while self._soon and self._write_lock.acquire(blocking=False):
+            try:
+                while self._soon:
+                    if not _has_room(self._stdin):
+                        return
+                    self._stdin.write(self._soon.popleft())
+                    self._stdin.flush()
+            except (OSError, ValueError):  # it has ended
+                self._soon.clear()
+            finally:
+                self._write_lock.release()
 
     def reports(self) -> Iterator[list[Report]]:
         """Yield the worker's reports until it ends.
@@ -219,7 +246,7 @@ class WorkerProcess:
     def trace(self) -> str:
         """Return the trace of a crash for the log, else the last line that says why it ended."""
         lines = [*self._log]
-        begin = next((i for i, line in enumerate(lines) if _TRACE_BEGINS in line), None)
+        begin = next((i for i, line in enumerate(lines) if _begins_trace(line)), None)
         if begin is None:
             return self._last_words()
         # The last message of llama.cpp before it aborted is above the trace.
@@ -275,6 +302,10 @@ def _stamp(path: str) -> tuple[int, ...] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _begins_trace(line: str) -> bool:
+    return any(words in line for words in _TRACE_BEGINS)
 
 
 def _tells(line: str) -> bool:

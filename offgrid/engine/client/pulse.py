@@ -42,9 +42,13 @@ class Pulse:
 
     def begin(self, now: float) -> None:
         """Note that a worker was started."""
+        self.end()
+        self._began = now
+
+    def end(self) -> None:
+        """Note that the worker has ended: what it said holds no longer."""
         self._beats = deque(maxlen=self._beats.maxlen)
         self._latest, self._number = None, -1
-        self._began = now
 
     def heard(self, now: float, pong: Pong) -> None:
         """Note an answer. Only the first one to each of the regular pings counts for the minute."""

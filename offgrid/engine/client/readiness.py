@@ -115,6 +115,8 @@ class Readiness:
         with self.changed:
             was_ready, self.ready = self.ready, False
             self.ready_since = None
+            # First, for readers without the lock: what it said must not seem to be the next one's.
+            self.pulse.end()
             self.process = None
         return was_ready
 

@@ -184,6 +184,8 @@ class Requests(Listener):
             ContextLengthExceeded: it is too large for a frame.
         """
         with self._lock:
+            if pending.id not in self._pending:  # its client has just left
+                return
             process = pending.worker
             # Either its worker has died, and the next one will get the request, or another thread
             # has already sent it.
@@ -202,23 +204,20 @@ class Requests(Listener):
             log.debug("request %d: its worker has ended", pending.id)
 
     def send_cancel(self, id: int) -> None:
-        """Tell the worker to cancel a request. A dead worker has stopped computing it anyway."""
+        """Tell the worker to cancel a request. A dead worker has stopped computing it anyway.
+
+        Any thread may call this at any line: the collector of garbage ends abandoned streams.
+        """
         process = self._readiness.process
-        try:
-            if process is not None:
-                process.send(Cancel(id))
-        except EngineFault:
-            log.debug("cancel of request %d: no worker", id)
+        if process is not None:
+            process.send_soon(Cancel(id))
 
     def send_end(self, id: int, choice: int) -> None:
         """Tell the worker to end a choice. The thread that reads the worker's events calls this, so
-        it must not wait for the pipe: if the pipe is full, the choice goes on."""
+        it must not wait for the pipe."""
         process = self._readiness.process
-        try:
-            if process is not None:
-                process.send(Cancel(id, choice), wait=False)
-        except EngineFault:
-            log.debug("end of a choice of request %d: no worker", id)
+        if process is not None:
+            process.send_soon(Cancel(id, choice))
 
     def forget(self, pending: Pending) -> None:
         """Forget a request that was closed, release its places, and tell its record what became
@@ -335,7 +334,8 @@ class Requests(Listener):
             pending.advance(State.STARTED)
             if isinstance(pending, Generation):
                 with self._lock:
-                    self._turnover.began(pending.id)
+                    if pending.id in self._pending:  # else its end was noted just now
+                        self._turnover.began(pending.id)
             return None
         if isinstance(event, Queued):
             if isinstance(pending, Generation):

@@ -54,6 +54,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
         return self.generates and not (self.chat_template or "").strip()
 
 
+UNEXPECTED = "an unexpected error ends this worker"
+"""What a worker logs before the trace of an exception that ends it."""
 POOLINGS = ("mean", "cls", "last", "rank")
 """Mean of all states, the first, the last, or the score that a classification head computes."""
 

@@ -38,7 +38,7 @@ def _slots(engine: Engine) -> tuple[SlotState, ...]:
         )
         for sequence in tuple(scheduler.running)
     ]
-    idle = [SlotState(slot, False, len(tokens)) for slot, tokens in tuple(scheduler.idle)]
+    idle = [SlotState(slot, False, len(tokens)) for slot, tokens in scheduler.idle.now()]
     # The loop may move a sequence into its slot between the two lines above.
     states = {state.id: state for state in (*idle, *running) if state.id >= 0}
     return tuple(states[id] for id in sorted(states))

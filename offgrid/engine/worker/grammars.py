@@ -107,6 +107,7 @@ class Grammars:
         self._vocabulary = vocabulary
         self._open_objects = open_objects
         self._tokenizer: LLTokenizer | None = None
+        self._is_usable = True
         self.compiled: OrderedDict[tuple[str, ...], Matcher] = OrderedDict()
         self.refused: OrderedDict[Grammar, InvalidParameter] = OrderedDict()
         self.abandoned: dict[Grammar, _Compilation] = {}
@@ -114,7 +115,11 @@ class Grammars:
 
     def prepare(self) -> None:
         """Build what all grammars need: the vocabulary in llguidance's form. Without this call, the
-        first grammar builds it. A vocabulary of 262,144 tokens takes seconds."""
+        first grammar builds it. A vocabulary of 262,144 tokens takes seconds.
+
+        Raises:
+            UnusableVocabulary: llguidance cannot use it.
+        """
         with self._lock:
             self._ready_tokenizer()
 
@@ -177,7 +182,10 @@ class Grammars:
         A compilation that takes too long goes on, because nothing can end its thread. A request for
         the same grammar then waits for that one.
         """
-        self._ready_tokenizer()  # its time does not count
+        try:
+            self._ready_tokenizer()  # its time does not count
+        except UnusableVocabulary as ex:
+            raise _invalid(grammar, str(ex)) from None
         compilation = self.abandoned.pop(grammar, None)
         if compilation is None:
             self.abandoned = {g: c for g, c in self.abandoned.items() if c.runs}
@@ -214,14 +222,24 @@ class Grammars:
 
     def _ready_tokenizer(self) -> LLTokenizer:
         if self._tokenizer is None:
-            self._tokenizer = LLTokenizer(
-                _Tokens(self._vocabulary),  # type: ignore[arg-type]
-                n_vocab=self._vocabulary.n_vocab,
-                eos_token=sorted(self._vocabulary.eog_ids),
-                slices=FEW_SLICES if self._vocabulary.n_vocab > LARGE_VOCABULARY else SLICES,
-            )
+            if not self._is_usable:  # another attempt may take seconds too
+                raise UnusableVocabulary
+            try:
+                self._tokenizer = self._new_tokenizer()
+            except BaseException:  # a Rust panic is not an Exception: a token of over 1,024 bytes
+                self._is_usable = False
+                log.exception("the vocabulary cannot be used for grammars")
+                raise UnusableVocabulary from None
             trim_heap()
         return self._tokenizer
+
+    def _new_tokenizer(self) -> LLTokenizer:
+        return LLTokenizer(
+            _Tokens(self._vocabulary),  # type: ignore[arg-type]
+            n_vocab=self._vocabulary.n_vocab,
+            eos_token=sorted(self._vocabulary.eog_ids),
+            slices=FEW_SLICES if self._vocabulary.n_vocab > LARGE_VOCABULARY else SLICES,
+        )
 
     def compile(self, grammar: Grammar) -> Matcher:
         """Compile a grammar on this thread, for as long as it takes."""
@@ -321,6 +339,13 @@ class ThreadClock:
             return time.clock_gettime(self._clock)
         except OSError:  # the thread has ended since
             return self._total or 0.0
+
+
+class UnusableVocabulary(Exception):
+    """llguidance cannot use the vocabulary."""
+
+    def __init__(self) -> None:
+        super().__init__("this model's vocabulary does not allow it")
 
 
 class _TooSlow(Exception):

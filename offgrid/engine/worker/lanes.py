@@ -6,6 +6,7 @@ nor a cancel. It also answers queries. The compiler prepares requests with a gra
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -17,6 +18,7 @@ from offgrid.engine.protocol.commands import Embed, LookUp, Submit
 from offgrid.engine.protocol.events import Accepted, Failed, Tokenising
 from offgrid.engine.worker.embedder import EmbeddingJob
 from offgrid.engine.worker.engine import Engine
+from offgrid.engine.worker.grammars import UnusableVocabulary
 from offgrid.engine.worker.prepare import Prepared
 from offgrid.engine.worker.turns import TurnQueue
 from offgrid.engine.worker.writer import Writer
@@ -122,7 +124,7 @@ class Lanes:
                 self._answer(item)
             else:
                 self._prepare_some(item)
-        except Exception as ex:
+        except BaseException as ex:  # a Rust panic is not an Exception
             self._refuse(item.id, ex, _label(item))
 
     def _answer(self, command: LookUp) -> None:
@@ -169,8 +171,9 @@ class Lanes:
                 if self._engine.is_idle and not self._pending:
                     break
         try:
-            self._engine.ready_grammars()
-        except Exception:
+            with contextlib.suppress(UnusableVocabulary):  # the log says why
+                self._engine.ready_grammars()
+        except BaseException:
             log.exception("the vocabulary cannot be prepared for grammars")
         return None
 
@@ -179,7 +182,7 @@ class Lanes:
             return
         try:
             self._prepare(command, _COMPILER)
-        except Exception as ex:
+        except BaseException as ex:  # a Rust panic is not an Exception
             self._refuse(command.id, ex, command.request.label)
 
     # --- either -------------------------------------------------------------------------------
@@ -206,7 +209,7 @@ class Lanes:
             self._pending.discard(accepted.id)
         self._engine.nudge()
 
-    def _refuse(self, id: int, ex: Exception, label: str = "") -> None:
+    def _refuse(self, id: int, ex: BaseException, label: str = "") -> None:
         named = f"{id} ({label})" if label else str(id)
         if isinstance(ex, RequestError):
             error = ex

@@ -9,12 +9,14 @@ process ends too.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
 from offgrid.engine.protocol.commands import (
@@ -28,7 +30,15 @@ from offgrid.engine.protocol.commands import (
     UseFilter,
 )
 from offgrid.engine.protocol.frames import FrameTooLarge, read_command
-from offgrid.engine.protocol.reports import Examined, LoadFailed, Loading, Lost, Pong, Ready
+from offgrid.engine.protocol.reports import (
+    UNEXPECTED,
+    Examined,
+    LoadFailed,
+    Loading,
+    Lost,
+    Pong,
+    Ready,
+)
 from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.engine.worker.cache.opening import open_tiers
 from offgrid.engine.worker.drafts.model import DraftModel
@@ -50,6 +60,8 @@ log = logging.getLogger(__name__)
 _HOLD = 0.02
 """Most seconds that a token waits for the next ones. Text that changes 50 times in a second seems
 to flow, and a step that takes longer than half of this is sent at once."""
+_FAILED = 5
+"""Exit status after an unexpected exception."""
 
 
 class Worker:
@@ -124,7 +136,12 @@ class Worker:
         return 0
 
     def _read(self) -> None:
-        """Read commands until the pipe ends. The server sends requests only after Ready."""
+        """Read commands until the pipe ends. Without this thread, the worker would hear nothing."""
+        with _ending_with_a_trace():
+            self._read_all()
+
+    def _read_all(self) -> NoReturn:
+        """Do the same. The server sends requests only after Ready."""
         while True:
             command = read_command(self._commands)
             if command is None:
@@ -204,6 +221,20 @@ def _is_broken(load: Load) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def _ending_with_a_trace() -> Iterator[None]:
+    """End the process after an exception inside, with its trace in the log.
+
+    Otherwise Python would end the thread alone or, at the end of the main thread, abort after a
+    second because of the thread that reads commands, which would be all that the log says.
+    """
+    try:
+        yield
+    except BaseException:
+        log.critical(UNEXPECTED, exc_info=True)
+        os._exit(_FAILED)
+
+
 def main() -> NoReturn:
     """Entry point of the process, after :func:`offgrid.engine.worker.birth.depend_on`."""
     # Ctrl-C in a terminal goes to the whole group, and systemd's SIGTERM to the whole unit, but
@@ -218,7 +249,8 @@ def main() -> NoReturn:
     # cannot get between two frames.
     reports = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
     os.dup2(2, 1)
-    status = Worker(sys.stdin.buffer, Writer(reports)).run()
-    reports.flush()
+    with _ending_with_a_trace():
+        status = Worker(sys.stdin.buffer, Writer(reports)).run()
+        reports.flush()
     # Other threads may be inside C calls: end the process without waiting for them.
     os._exit(status)

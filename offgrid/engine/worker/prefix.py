@@ -102,6 +102,15 @@ class IdleSlots:
     def __iter__(self) -> Iterator[tuple[int, TokenIds]]:
         return iter(self._held.items())
 
+    def now(self) -> list[tuple[int, TokenIds]]:
+        """Return the idle slots and what they hold. Any thread may ask, while another one changes
+        them."""
+        while True:
+            try:
+                return [*self._held.items()]
+            except RuntimeError:  # they have just changed
+                continue
+
     def of(self, partition: str) -> Iterator[tuple[int, TokenIds]]:
         """Yield the idle slots whose tokens the sequences of a partition may use."""
         return (pair for pair in self._held.items() if self.partition(pair[0]) == partition)

@@ -48,7 +48,7 @@ class WaitReports:
         if now < self._next:
             return
         self._next = now + REPORT_SECONDS
-        if scheduler.waiting:
+        if any(map(_wants, scheduler.waiting)):
             order = scheduler.waiting.order(scheduler.running)
             for position, sequence in enumerate(order, 1):
                 if _wants(sequence):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interruptions import interrupted
 from support import TIMEOUT, eventually, request, response_on
 from waitress.adjustments import Adjustments
 from waitress.buffers import OverflowableBuffer
@@ -349,3 +351,22 @@ def test_urgent_data_ends_a_connection(make_server: Make) -> None:
         eventually(lambda: bool(server.http.channels), "it is connected")
         connection.send(b"!", socket.MSG_OOB)
         eventually(lambda: not server.http.channels, "the connection is closed")
+
+
+def test_a_dropped_body_is_collected_while_another_one_is_counted() -> None:
+    """The collector of garbage may run at any line of the thread that counts."""
+    budget = Budget(100)
+    collected: list[bool] = []
+
+    def collect() -> None:
+        collected.append(budget.take(-1))
+
+    def count() -> None:
+        with interrupted(collect, lambda frame: frame.f_code is Budget.take.__code__):
+            budget.take(10)
+
+    counting = threading.Thread(target=count, daemon=True)
+    counting.start()
+    counting.join(TIMEOUT)
+    assert not counting.is_alive()
+    assert budget.left == 100 - 10 + len(collected)

@@ -99,6 +99,23 @@ def test_no_state_returns_except_for_the_next_worker(kept: Kept) -> None:
     assert (one.state, one.worker, one.retried) == (State.WAITING, None, True)
 
 
+@pytest.mark.parametrize(("state", "late"), [(State.STARTED, False), (State.SENT, True)])
+def test_a_request_whose_worker_died_waits_for_a_slot_again(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, state: State, late: bool
+) -> None:
+    """If it had one, however long that was; not if it has waited all the time."""
+    now = [100.0]
+    monkeypatch.setattr("offgrid.engine.client.pending.time.monotonic", lambda: now[0])
+    request = GenerationRequest(parts=(PromptPart("Once", True),))
+    one = Generation("key", Submit(1, request), 1, kept.hooks, lambda: None, queue_timeout=60.0)
+    one.advance(state)
+    now[0] += 61.0
+    one.again()
+    assert one.overdue is late
+    now[0] += 61.0
+    assert one.overdue
+
+
 @pytest.mark.parametrize("state", [State.WAITING, State.ASSIGNED, State.ANSWERING])
 def test_an_error_ends_a_request_in_any_state(kept: Kept, state: State) -> None:
     ended: list[State] = []

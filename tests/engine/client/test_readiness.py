@@ -12,7 +12,7 @@ from support import together
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.process import WorkerProcess
 from offgrid.engine.client.readiness import LoadFailure, Readiness
-from offgrid.engine.protocol.reports import ModelInfo
+from offgrid.engine.protocol.reports import ModelInfo, Pong
 from offgrid.errors import ModelLoadFailed, Overloaded
 
 INFO = cast(ModelInfo, object())
@@ -102,3 +102,15 @@ def test_a_request_that_does_not_wait_is_told_the_progress(readiness: Readiness)
     assert caught.value.retry_after == 1
     assert wait_until(readiness, lambda: readiness.serve(INFO)) is INFO
     assert (readiness.progress, readiness.wait(timeout=0.0)) == (1.0, INFO)
+
+
+def test_what_a_worker_said_holds_until_it_ends(readiness: Readiness) -> None:
+    """Otherwise its running sequences would be shown, and its tokens counted once more, until the
+    next one says something."""
+    readiness.begin(WORKER)
+    readiness.pulse.begin(0.0)
+    readiness.pulse.heard(1.0, Pong(1, 0.0, running=2, waiting=3))
+    assert readiness.pulse.latest is not None
+    readiness.end()
+    assert readiness.pulse.latest is None
+    assert readiness.pulse.throughput(1.0) == (0.0, 0.0)

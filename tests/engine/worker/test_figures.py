@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from types import FrameType
 from typing import Any
 
 import pytest
 from engine_runs import Run
+from fake_sequences import Fake
+from interruptions import interrupted
 
 from offgrid.engine.protocol.events import Failed
 from offgrid.engine.worker.figures import figures_of
 from offgrid.engine.worker.llama.build import devices, gpus
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.scheduler.plan import Scheduler
 
 LOAD = {"ctx_size": 256, "parallel": 2}
 
@@ -49,6 +53,30 @@ def test_a13_a_preemption_is_counted(run: Run) -> None:
     assert figures_of(run.engine).preempted == 1
     run.finish()
     assert figures_of(run.engine).generated == 5
+
+
+def test_the_loop_goes_on_while_another_thread_looks(run: Run) -> None:
+    """The thread that answers pings looks; an error would end it, and then the worker."""
+    scheduler: Scheduler[Any] = run.engine.scheduler
+    changes: list[Fake] = []
+
+    def change() -> None:
+        changes.append(Fake(9, 5, owner=f"caller {len(changes)}"))
+        scheduler.waiting.append(changes[-1])
+        slot, _ = next(iter(scheduler.idle))
+        scheduler.idle.put(slot, scheduler.idle.take(slot))
+
+    def is_engine(frame: FrameType) -> bool:
+        return ".engine.worker." in frame.f_globals["__name__"]
+
+    change()
+    with interrupted(change, is_engine):
+        figures = figures_of(run.engine)
+        waiting = len(scheduler.waiting)
+    assert len(figures.slots) == LOAD["parallel"]
+    assert 1 <= waiting <= len(changes)
+    assert len(changes) > 5
+    scheduler.waiting.remove(changes)
 
 
 class Broken:

@@ -112,7 +112,9 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._left = limit
-        self._lock = threading.Lock()
+        # Reentrant: a request that was dropped gives its bytes back when it is collected as
+        # garbage, which may happen at any line of any thread, also while that thread has the lock.
+        self._lock = threading.RLock()
         self.unfinished: weakref.WeakSet[Parser] = weakref.WeakSet()
         """Requests whose counted bodies are still arriving. Used only by the socket thread."""
 

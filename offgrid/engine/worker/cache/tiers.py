@@ -381,7 +381,8 @@ class Tiers:
             with self._lock:
                 if time.monotonic() > until:
                     return
-                waiting = None if prefix.writing else self._to_disk(prefix)
+                # Others may have been written, or discarded, since this began.
+                waiting = self._to_disk(prefix) if _is_only_in_memory(prefix) else None
             if waiting is not None:
                 with contextlib.suppress(FutureTimeout):
                     waiting.result(max(0.0, until - time.monotonic()))
@@ -393,6 +394,9 @@ class Tiers:
             self._writer.submit(lambda: None).result(max(0.0, until - time.monotonic()))
 
 
+def _is_only_in_memory(prefix: SavedPrefix) -> bool:
+    return prefix.state is not None and prefix.path is None and not prefix.writing
+
+
 def _is_unseen(prefix: SavedPrefix) -> bool:
-    only_in_memory = prefix.state is not None and prefix.path is None and not prefix.writing
-    return only_in_memory and not prefix.seen
+    return _is_only_in_memory(prefix) and not prefix.seen

@@ -35,6 +35,9 @@ from offgrid.engine.worker.spans import S
 
 AGE = 8
 """Turns that a class may be passed over before it counts as the next higher one."""
+_MOST_LOOKS = 4_000
+"""Looks at callers for which :meth:`Waiting.order` may take time, while nothing is computed: about
+30 ms. Each turn that it foretells looks at all callers that wait."""
 _ROUND = 720_720
 """The clock's unit: one turn of each waiting caller. All numbers up to 16 divide it."""
 _Entry = tuple[int, S]
@@ -73,13 +76,15 @@ class Waiting(Generic[S]):
         self._due: dict[str, tuple[int, int]] = {}
         """Caller -> clock from which it may have its next turn, and number of its latest turn; only
         of callers that wait, or may not have a turn yet."""
+        self._size = 0
+        """Of all lines together. Another thread asks for it, so it is not counted when it does."""
         self._clock = 0
         self._turns = 0
         self._arrivals = itertools.count()
 
     def __len__(self) -> int:
-        lines = (line for lines in self._lines.values() for line in lines.values())
-        return len(self._returning) + sum(len(line.entries) for line in lines)
+        """Return how many sequences wait. Any thread may ask, while another one changes them."""
+        return len(self._returning) + self._size
 
     def __bool__(self) -> bool:
         return bool(self._returning or self._lines)
@@ -100,6 +105,7 @@ class Waiting(Generic[S]):
             self._due[owner] = max(due, self._clock), latest
         line = self._lines[owner].setdefault(sequence.priority, _Line(sequence.priority))
         line.entries.append((next(self._arrivals), sequence))
+        self._size += 1
 
     def put_back(self, sequence: S) -> None:
         """Add a sequence that was preempted, before all others."""
@@ -111,7 +117,9 @@ class Waiting(Generic[S]):
         self._returning = deque(s for s in self._returning if id(s) not in ids)
         for owner, lines in list(self._lines.items()):
             for line in list(lines.values()):
+                before = len(line.entries)
                 line.entries = deque(one for one in line.entries if id(one[1]) not in ids)
+                self._size -= before - len(line.entries)
                 self._drop_empty(owner, line)
 
     def take(self, running: Iterable[S]) -> S:
@@ -145,6 +153,7 @@ class Waiting(Generic[S]):
                     line.passed += 1
         chosen.passed = 0
         _, sequence = chosen.entries.popleft()
+        self._size -= 1
         self._turns += 1
         # From the clock and not from when its turn was due: otherwise a caller that had more turns
         # than others, because its sequences were short, would have to wait for theirs later.
@@ -167,7 +176,8 @@ class Waiting(Generic[S]):
 
     def order(self, running: Iterable[S]) -> list[S]:
         """Return the sequences in the order in which they get slots if the running ones end in the
-        order in which they began, and no other sequence comes."""
+        order in which they began, and no other sequence comes. If many callers wait, only the next
+        turns are foretold; the other sequences follow in order of arrival."""
         copy = Waiting[S]()
         copy._returning = self._returning.copy()
         copy._lines = {
@@ -175,13 +185,15 @@ class Waiting(Generic[S]):
             for owner, lines in self._lines.items()
         }
         copy._due, copy._clock, copy._turns = dict(self._due), self._clock, self._turns
-        slots, found = deque(running), []
-        while copy:
+        copy._size = self._size
+        slots, found = deque(running), list[S]()
+        turns = max(1, _MOST_LOOKS // max(1, len(self._lines)))
+        while copy and len(found) < turns:
             if slots:
                 slots.popleft()
             found.append(copy.take(slots))
             slots.append(found[-1])
-        return found
+        return [*found, *copy]
 
 
 def _arrival(entry: _Entry[S]) -> int:

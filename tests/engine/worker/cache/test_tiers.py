@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +103,32 @@ def test_the_end_writes_what_is_in_memory(make: Callable[..., Tiers], tmp_path: 
     after_restart = make(disk=True)
     for number in (1, 2, 3):
         assert restored(after_restart, tokens_of(number)) == (number, 200)
+
+
+def test_the_end_writes_nothing_twice(
+    make: Callable[..., Tiers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being written when the end begins may be on disk before its turn comes."""
+    tiers, begun = make(9 * SIZE, disk=True), threading.Event()
+    write = PrefixFiles.write
+
+    def write_later(files: PrefixFiles, *prefix: Any) -> Path | None:
+        assert begun.wait(60)
+        return write(files, *prefix)
+
+    def monotonic() -> float:
+        begun.set()
+        return time.monotonic()
+
+    monkeypatch.setattr(PrefixFiles, "write", write_later)
+    save(tiers, 1, to_disk=True)
+    save(tiers, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "time", SimpleNamespace(monotonic=monotonic))
+        tiers.write_all(FOREVER)
+    assert tiers.held_bytes == 0
+    assert len(saved_files(tmp_path)) == 2
+    assert [restored(tiers, tokens_of(number)) for number in (1, 2)] == [(1, 200), (2, 200)]
 
 
 def test_the_next_turn_replaces_the_one_before(make: Callable[..., Tiers], tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from fake_sequences import Fake, compute, start
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from work import lines_run
 
 from offgrid.engine.protocol.requests import BATCH, INTERACTIVE, NORMAL
 from offgrid.engine.worker.scheduler.plan import Scheduler
-from offgrid.engine.worker.scheduler.queue import AGE
+from offgrid.engine.worker.scheduler.queue import AGE, Waiting
 from offgrid.engine.worker.sequence import Status
 
 
@@ -46,6 +47,25 @@ def test_fifty_requests_of_a_caller_delay_another_by_one_turn_at_most(n_slots: i
             assert [s.owner for s in begun] == ["b" if name == "b" else "greedy"]
             begun += turns(scheduler, 1)
         assert short in begun
+
+
+def test_the_number_of_waiting_sequences() -> None:
+    waiting = Waiting[Fake]()
+    many = [Fake(number, 5, owner=f"caller {number % 3}") for number in range(9)]
+    for sequence in many:
+        waiting.append(sequence)
+    assert len(waiting) == 9
+    first = waiting.take([])
+    assert len(waiting) == 8
+    waiting.put_back(first)
+    assert len(waiting) == 9
+    assert len(waiting.order([])) == 9
+    waiting.remove([first, *many[4:]])
+    assert len(waiting) == len([*waiting]) == 3
+    for _ in range(3):
+        waiting.take([])
+    assert not len(waiting)
+    assert not waiting
 
 
 def test_callers_take_turns() -> None:
@@ -155,6 +175,21 @@ def test_the_expected_order_is_the_real_one() -> None:
     expected = scheduler.waiting.order(scheduler.running)
     assert len(expected) == 10
     assert turns(scheduler, 10) == expected
+
+
+def test_with_many_callers_the_next_turns_are_foretold() -> None:
+    """Foretelling all of them would take seconds, during which every stream stands still."""
+    scheduler = Scheduler[Fake](1, 64)
+    start(scheduler, *fakes(2, "first"))
+    many = [Fake(number, 5, owner=f"caller {number}") for number in range(800)]
+    scheduler.submit(many)
+    scheduler.submit(fakes(3, "caller 0", INTERACTIVE))
+    found: list[list[Fake]] = []
+    lines = lines_run(lambda: found.append(scheduler.waiting.order(scheduler.running)))
+    assert lines < 100 * len(many)
+    (order,) = found
+    assert sorted(map(id, order)) == sorted(map(id, scheduler.waiting))
+    assert order[:4] == turns(scheduler, 4)
 
 
 # --- prefixes ---------------------------------------------------------------------------------
