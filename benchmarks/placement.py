@@ -18,7 +18,7 @@ from typing import Any
 from report import add_json_option, machine, print_table, write_json
 from simulated import Turn
 
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
 from offgrid.engine.worker.sequence import Status
 from offgrid.engine.worker.spans import BatchSpan
 

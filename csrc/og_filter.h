@@ -8,8 +8,8 @@
  * same time (Thompson 1968), each with the length of the longest match that may be under way
  * there; so a character takes at most time proportional to the edges, and nothing is tried twice.
  *
- * Definition of a match, as for stop strings (og_text.h): the earliest END wins; among matches with
- * the same end the longest. A pattern that ends with a word boundary ends before the character
+ * Definition of a match, as for stop strings (og_stops.h): the earliest END wins; among matches
+ * with the same end the longest. A pattern that ends with a word boundary ends before the character
  * that proves the boundary; a match with the same end that needs no proof wins.
  */
 #ifndef OG_FILTER_H

@@ -38,7 +38,7 @@ from offgrid.api.history.resource import (
 )
 from offgrid.api.http.access import Access, Authorize, unknown_url
 from offgrid.api.http.caller import Identify
-from offgrid.api.http.errors import add_error_handlers
+from offgrid.api.http.error_handlers import add_error_handlers
 from offgrid.api.http.forwarding import Forwarding
 from offgrid.api.http.gate import Gate
 from offgrid.api.http.headers import protective_headers

@@ -37,8 +37,8 @@
         │   └── HistoryFull           507, the history has reached its limit
         └── Overloaded                503 with Retry-After: queue full, loading, stopping
 
-:mod:`offgrid.api.http.errors` maps these exceptions to ``{"error": {...}}``. ``type`` and ``code``
-are strings of the OpenAI error object; all of them are listed here
+:mod:`offgrid.api.http.error_handlers` maps these exceptions to ``{"error": {...}}``. ``type`` and
+``code`` are strings of the OpenAI error object; all of them are listed here
 (https://platform.openai.com/docs/guides/error-codes).
 """
 

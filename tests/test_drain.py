@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import lasting
 import pytest
-from lasting import Kept, make_lasting
+from lasting import Kept, write_lasting
 from processes import Child, all_gone, serving
 from stopped_worker import Waiting
 from support import STARTER, TIMEOUT, Stream, endless, request
@@ -115,7 +115,7 @@ def test_answers_that_take_too_long_end_with_an_error(tmp_path: Path) -> None:
     """A15: streams get an event with the reason; a background response has failed, and says so
     after a restart. The exit status is 0: the server was told to end."""
     (tmp_path / "models").mkdir()
-    make_lasting(tmp_path / "models")
+    write_lasting(tmp_path / "models")
     # They take turns, so that each lasts as long as one with a context eight times as long.
     flags = (
         "--parallel", str(STREAMS + 1), "--drain-timeout", "0.2", *lasting.FLAGS,

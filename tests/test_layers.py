@@ -26,8 +26,8 @@ LEVELS = {
     "__main__": 7,
 }  # fmt: skip
 BOTH_PROCESSES = {
-    "attention", "build", "folders", "kv_types", "limits", "memory", "processors", "protocol",
-    "saved_prefixes", "signals",
+    "attention", "build", "context_length", "folders", "kv_types", "memory", "processors",
+    "protocol", "saved_prefixes", "signals",
 }  # fmt: skip
 """Modules of the engine that both the server and the worker import."""
 

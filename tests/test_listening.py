@@ -15,7 +15,7 @@ import httpx
 import lasting
 import pytest
 from click.testing import CliRunner
-from lasting import make_lasting
+from lasting import write_lasting
 from processes import Child, models_flags, program
 from support import STARTER, TIMEOUT, chat_body, eventually
 from variants import few
@@ -72,7 +72,7 @@ def test_a_server_on_a_unix_socket(make_server: Make, tmp_path: Path) -> None:
 def test_the_server_notices_that_a_client_of_a_unix_socket_has_left(
     make_server: Make, tmp_path: Path
 ) -> None:
-    make_lasting(tmp_path)
+    write_lasting(tmp_path)
     server = make_server(
         socket=str(tmp_path / "offgrid.sock"), ctx_size=lasting.CONTEXT, drafts=False, parallel=1
     )

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import lasting
 import psutil
 import pytest
-from lasting import Kept, make_lasting
+from lasting import Kept, write_lasting
 from processes import Child, all_gone, models_flags, program
 from stopped_worker import Waiting
 from support import (
@@ -174,7 +174,7 @@ def test_stop_leaves_no_thread(make_server: Callable[..., Server]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stuck", [False, True], ids=["at work", "stuck"])
 def test_a_drain_ends_when_its_time_is_up(serve: StartServer, models: Path, stuck: bool) -> None:
-    make_lasting(models)
+    write_lasting(models)
     child = serve(*lasting.FLAGS, "--parallel", "2", OFFGRID_DRAIN_TIMEOUT="0.2" if stuck else "0")
     url = child.wait_ready()
     worker = child.worker()

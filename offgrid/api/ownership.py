@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from offgrid.api.http.access import check_scope
 from offgrid.api.http.caller import caller
-from offgrid.api.http.errors import ModelForbidden
+from offgrid.api.http.refusals import ModelForbidden
 from offgrid.caller import Caller
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ModelNotFound

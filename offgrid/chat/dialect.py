@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from offgrid.chat.answer_parser import AnswerForm, AnswerParser
 from offgrid.chat.conventions import Message
 from offgrid.chat.formats import GENERIC, HERMES, CallFormat
 from offgrid.chat.grammars import Function, call_grammar
-from offgrid.chat.parser import AnswerForm, AnswerParser
 from offgrid.chat.probe import as_variables, recognise
 from offgrid.chat.reasoning import reasoning_places
 from offgrid.chat.template import ChatTemplate
@@ -153,7 +153,7 @@ class Dialect:
         constrained: bool = False,
         max_calls: int = 0,
     ) -> AnswerParser:
-        """Return a parser for one answer; see :class:`~offgrid.chat.parser.AnswerParser`."""
+        """Return a parser for one answer; see :class:`~offgrid.chat.answer_parser.AnswerParser`."""
         return AnswerParser(
             self.form,
             functions,

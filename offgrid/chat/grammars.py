@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from offgrid.chat.answer_parser import AnswerForm
 from offgrid.chat.argument_rules import arguments_rule
 from offgrid.chat.formats import CallFormat
-from offgrid.chat.parser import AnswerForm
 from offgrid.chat.rules import Rules, regex
 from offgrid.chat.writing import fill
 from offgrid.grammar.checked import CheckedSchema

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from offgrid.chat.answer_parser import AnswerForm, AnswerParser, CallArguments, CallStart, Content
 from offgrid.chat.derive import derive
 from offgrid.chat.formats import (
     FAMILIES,
@@ -28,7 +29,6 @@ from offgrid.chat.formats import (
 )
 from offgrid.chat.grammars import SPACE_AFTER
 from offgrid.chat.literals import first_atoms
-from offgrid.chat.parser import AnswerForm, AnswerParser, CallArguments, CallStart, Content
 from offgrid.chat.writing import Call, write_calls
 
 Render = Callable[..., str | None]

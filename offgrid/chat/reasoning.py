@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from offgrid.chat.answer_parser import AnswerForm
 from offgrid.chat.formats import Channels, ReasoningFormat
 from offgrid.chat.literals import MAX_HEAD
-from offgrid.chat.parser import AnswerForm
 from offgrid.engine.protocol.requests import ReasoningBudget
 
 

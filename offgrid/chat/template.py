@@ -22,7 +22,7 @@ from offgrid.chat.sandbox import Sandbox, Uninterruptible
 from offgrid.chat.scaffold import Scaffold
 from offgrid.chat.tools import completed
 from offgrid.chat.variants import variants
-from offgrid.engine.limits import check_text_size, utf8_size
+from offgrid.engine.context_length import check_text_size, utf8_size
 from offgrid.engine.protocol.requests import PromptPart
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 

@@ -3,6 +3,6 @@
 :mod:`~offgrid.engine.client` runs in the server process, :mod:`~offgrid.engine.worker` in the
 process of a model, because some inputs make llama.cpp abort its process. Neither imports the other.
 Code that both need is here: the messages between them (:mod:`~offgrid.engine.protocol`), limits
-that both check (:mod:`~offgrid.engine.limits`), and signals that only the server handles
+that both check (:mod:`~offgrid.engine.context_length`), and signals that only the server handles
 (:mod:`~offgrid.engine.signals`).
 """

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from offgrid.api.generation import GenerationGroup
 from offgrid.api.shapes import Json
-from offgrid.chat.parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
+from offgrid.chat.answer_parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
 from offgrid.engine.client.client import ClientGone
 from offgrid.errors import Overloaded
 from offgrid.inprocess.answers import ChatAnswer, CompletionAnswer, chat_answer, completion_answers

@@ -8,7 +8,7 @@ This package can be used on its own; it depends on neither llama.cpp nor HTTP::
     token = sampler.sample(logits)
     sampler.accept(token)
 
-The header comments of ``csrc/og_sampler.h`` and ``csrc/og_text.h`` define every step.
+The header comments of ``csrc/og_sampler.h`` and ``csrc/og_stops.h`` define every step.
 """
 
 from offgrid.errors import InvalidParameter, SamplingError
@@ -23,7 +23,7 @@ try:
     from offgrid.sampling._json import JsonCounts, count_json, cut_json
     from offgrid.sampling._rows import sample_rows, score_rows
     from offgrid.sampling._sampler import Sampler, philox4x32
-    from offgrid.sampling._text import StringScanner, TextStream
+    from offgrid.sampling._stops import StringScanner, TextStream
 except ModuleNotFoundError as ex:
     if ex.name is None or not ex.name.startswith("offgrid.sampling._"):
         raise

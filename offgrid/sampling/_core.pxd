@@ -140,7 +140,7 @@ cdef extern from "og_sampler.h" nogil:
                              og_candidate *top, int32_t n_top)
 
 
-cdef extern from "og_text.h" nogil:
+cdef extern from "og_stops.h" nogil:
     ctypedef struct og_stops:
         int32_t n_stops
         const uint8_t *bytes
@@ -151,6 +151,9 @@ cdef extern from "og_text.h" nogil:
     void og_stops_init(og_stops *s)
     size_t og_stops_feed(og_stops *s, const uint8_t *data, size_t n, int32_t *matched,
                          int32_t *held)
+
+
+cdef extern from "og_utf8.h" nogil:
     size_t og_utf8_unfinished(const uint8_t *data, size_t n)
 
 

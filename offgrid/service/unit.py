@@ -163,8 +163,11 @@ def _file_lines(service: Service) -> list[str]:
 
 def _written(settings: Settings) -> list[Path]:
     """Return the folders that a server writes to, unless it has no permission."""
+    folders = [settings.models_dir, settings.cache_dir, settings.peers_dir]
     files = [settings.responses_file, settings.history_file, settings.keys_file]
-    return [settings.models_dir, settings.cache_dir, *(path.parent for path in files if path)]
+    if settings.socket and not settings.socket.startswith("fd:"):  # else systemd makes it
+        files.append(Path(settings.socket).expanduser())
+    return [*folders, *(path.parent for path in files if path)]
 
 
 def _read(settings: Settings) -> list[Path | str | None]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from lasting import LASTING, SETTINGS, Running, lasting, write_lasting
 from support import (
     STARTER,
+    Json,
     Response,
     Stream,
     chat_body,
@@ -29,7 +32,18 @@ MakeServer = Callable[..., Server]
 
 
 def engine_of(server: Server) -> EngineClient:
-    return server.pool.engine(STARTER)
+    return server.pool.engine(server.catalogue.default or STARTER)
+
+
+def lasting_chat(**fields: Any) -> Json:
+    return {**chat_body(**fields), "model": LASTING}
+
+
+@pytest.fixture
+def make_lasting(make_server: MakeServer, tmp_path: Path) -> MakeServer:
+    """Start servers with a model whose answers last until the test ends them."""
+    write_lasting(tmp_path)
+    return lambda **flags: make_server(**SETTINGS, **flags)
 
 
 def answer(url: str, **fields: Any) -> str:
@@ -47,7 +61,7 @@ def test_eight_clients_stream_to_the_end(server: Server) -> None:
         [lambda seed=seed: answer(server.url, seed=seed, **fields) for seed in seeds]
     )
     assert at_once == alone
-    assert engine_of(server).in_flight == 0
+    eventually(lambda: engine_of(server).in_flight == 0, "no sequence is left")
 
 
 # A chat stream sends its role at once; a text stream starts with its first token.
@@ -74,44 +88,46 @@ def test_more_choices_than_slots(make_server: MakeServer) -> None:
     assert response.json["usage"]["completion_tokens"] == 21
 
 
-def test_a_client_that_leaves_the_queue_frees_its_place(make_server: MakeServer) -> None:
-    server = make_server(parallel=1, queue_size=1)
+def test_a_client_that_leaves_the_queue_frees_its_place(make_lasting: MakeServer) -> None:
+    server = make_lasting(parallel=1, queue_size=1)
     engine = engine_of(server)
-    with Stream(server.url, TEXT, endless(max_tokens=1900)) as first:
+    with Running(server.url, TEXT, lasting()) as first:
         assert first.read_some()
-        waiting = Stream(server.url, CHAT, chat_body(stream=True))
-        eventually(lambda: engine.in_flight == 2, "one runs and one waits")
-        full = request(server.url, "POST", CHAT, chat_body())
-        assert full.status == 503
-        assert int(full.headers["retry-after"]) >= 1
-        assert full.json["error"]["code"] == "server_busy"
-        waiting.leave()
+        with Stream(server.url, CHAT, lasting_chat(stream=True)) as waiting:
+            eventually(lambda: engine.in_flight == 2, "one runs and one waits")
+            full = request(server.url, "POST", CHAT, lasting_chat())
+            assert full.status == 503
+            assert int(full.headers["retry-after"]) >= 1
+            assert full.json["error"]["code"] == "server_busy"
+            waiting.leave()
         eventually(lambda: engine.in_flight == 1, "the one that waited is gone")
         # Its place in the queue is free again while the first stream still runs.
-        with Stream(server.url, CHAT, chat_body(stream=True, max_tokens=4)) as third:
+        with Stream(server.url, CHAT, lasting_chat(stream=True, max_tokens=4)) as third:
             assert third.response.status == 200
             first.leave()
             assert text_of(list(third.events()))
 
 
 @pytest.mark.slow
-def test_a_client_that_waits_too_long_is_told_so(make_server: MakeServer) -> None:
-    server = make_server(parallel=1, queue_timeout=0.2)
+def test_a_client_that_waits_too_long_is_told_so(make_lasting: MakeServer) -> None:
+    server = make_lasting(parallel=1)
     engine = engine_of(server)
-    with Stream(server.url, TEXT, endless(max_tokens=1900, n=8)) as first:
+    with Running(server.url, TEXT, lasting(n=8)) as first:
         assert first.read_some()
-        whole = request(server.url, "POST", CHAT, chat_body())
+        engine.queue_timeout = 0.2  # not before: a busy machine may take longer to begin
+        whole = request(server.url, "POST", CHAT, lasting_chat())
         assert whole.status == 503
         assert whole.json["error"]["code"] == "server_busy"
         assert "retry-after" in whole.headers
-        with Stream(server.url, CHAT, chat_body(stream=True)) as waiting:
+        with Stream(server.url, CHAT, lasting_chat(stream=True)) as waiting:
             events = list(waiting.events())
         assert json.loads(events[-1])["error"]["code"] == "server_busy"
         # A request with a slot may take any time, and so may its other choices.
-        assert engine.in_flight == 8
+        eventually(lambda: engine.in_flight == 8, "only the first request is left")
+        engine.queue_timeout = 0.0
         first.leave()
     eventually(lambda: engine.in_flight == 0, "all are gone")
-    assert answer(server.url, temperature=0)
+    assert request(server.url, "POST", CHAT, lasting_chat(max_tokens=4)).status == 200
 
 
 @pytest.mark.slow
@@ -127,10 +143,10 @@ def test_a_client_that_leaves_during_prefill_frees_its_slot(make_server: MakeSer
         assert answer(server.url, temperature=0)
 
 
-def test_an_unstreamed_answer_is_cancelled_when_its_client_leaves(make_server: MakeServer) -> None:
-    server = make_server(parallel=1)
+def test_an_unstreamed_answer_is_cancelled_when_its_client_leaves(make_lasting: MakeServer) -> None:
+    server = make_lasting(parallel=1)
     engine = engine_of(server)
-    body = endless(max_tokens=1900, stream=False)
+    body = lasting(stream=False)
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
     connection.request("POST", TEXT, json.dumps(body).encode())
     eventually(lambda: engine.in_flight == 1, "it runs")
@@ -148,7 +164,8 @@ def test_an_idle_model_makes_room_for_another(
         target = tmp_path / f"{name}.gguf"
         target.parent.mkdir(exist_ok=True)
         target.symlink_to(starter_path)
-    server = make_server(max_models=1)
+    write_lasting(tmp_path)
+    server = make_server(max_models=1, default_model="a", **SETTINGS)
     body = {"prompt": "Once", "max_tokens": 3, "temperature": 0}
     for model in ("a", "b/c", "a"):
         response = request(server.url, "POST", TEXT, {**body, "model": model})
@@ -156,14 +173,14 @@ def test_an_idle_model_makes_room_for_another(
         assert response.json["model"] == model
     assert len(server.pool.loaded()) == 1
     assert request(server.url, "GET", "/v1/models/b/c").json["id"] == "b/c"
-    with Stream(server.url, TEXT, endless(model="a", max_tokens=1900)) as stream:
+    with Running(server.url, TEXT, lasting()) as stream:
         assert stream.read_some()
 
         def ask() -> Response:
             return request(server.url, "POST", TEXT, {**body, "model": "b/c"})
 
         def leave() -> None:
-            eventually(lambda: server.pool.waiting() != [], "b/c waits for a to be idle")
+            eventually(lambda: server.pool.waiting() != [], "b/c waits for the other to be idle")
             stream.leave()
 
         response, _ = together([ask, leave])

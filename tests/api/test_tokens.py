@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lasting import LASTING, SETTINGS, Running, lasting, write_lasting
 from processes import all_stopped
-from support import STARTER, Stream, chat_body, endless, eventually, request, together
+from support import STARTER, Stream, chat_body, eventually, request, together
 
 from offgrid.engine.client.client import ClientGone, EngineClient
 from offgrid.engine.protocol.commands import Load
@@ -182,13 +183,17 @@ def test_the_longest_answers(base_url: str) -> None:
     assert post(base_url, "/tokenize", prompt=text)["count"] > 2048  # more than the context
 
 
-def test_answered_while_every_slot_is_busy(make_server: Callable[..., Server]) -> None:
-    server = make_server(parallel=1, queue_size=1)
-    with Stream(server.url, "/v1/completions", endless(max_tokens=1500)) as running:
+def test_answered_while_every_slot_is_busy(
+    make_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    write_lasting(tmp_path)
+    server = make_server(parallel=1, queue_size=1, **SETTINGS)
+    chat = {**chat_body(stream=True), "model": LASTING}
+    with Running(server.url, "/v1/completions", lasting()) as running:
         assert running.read_some()
         # A chat stream begins at once, then waits for a slot.
-        with Stream(server.url, "/v1/chat/completions", chat_body(stream=True)):
-            assert request(server.url, "POST", "/v1/completions", endless()).status == 503
+        with Stream(server.url, "/v1/chat/completions", chat):
+            assert request(server.url, "POST", "/v1/completions", lasting()).status == 503
             assert post(server.url, "/tokenize", content="Once")["tokens"]
 
 

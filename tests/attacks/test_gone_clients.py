@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lasting
 import pytest
-from lasting import Kept, make_lasting
+from lasting import Kept, write_lasting
 from processes import Child
 from served import complete, connect, descriptors, served, unharmed
 from support import Json, eventually, request
@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, access: str) -> Iterator[Ch
     """A server with one slot, so that a request that is not given up would stop all others."""
     folder = tmp_path_factory.mktemp("gone")
     (folder / "models").mkdir()
-    make_lasting(folder / "models")
+    write_lasting(folder / "models")
     flags = (
         "--parallel", "1", "--max-models", "1", "--batch-size", "32", "--sse-ping-interval", "0.1",
         *lasting.FLAGS,
@@ -203,7 +203,7 @@ def test_clients_that_are_gone_while_they_wait_for_a_slot(
 
     The worker tells the figures once a second, so the answer that has the slot must last.
     """
-    make_lasting(models)
+    write_lasting(models)
     server = serve("--parallel", "1", *lasting.FLAGS, "--threads", "1")
     server.wait_ready()
     with Kept(server.url, TEXT, lasting.BODY) as running:

@@ -13,7 +13,7 @@ from typing import Any
 
 import lasting
 import pytest
-from lasting import make_lasting
+from lasting import write_lasting
 from processes import Child, all_gone
 from support import STARTER, request
 
@@ -62,7 +62,7 @@ def test_acknowledged_responses_survive_a_kill(serve: Serve) -> None:
 
 @pytest.mark.slow
 def test_a_background_response_of_a_killed_server_has_failed(serve: Serve, models: Path) -> None:
-    make_lasting(models)
+    write_lasting(models)
     child = serve(*QUICK, *lasting.FLAGS)
     url = child.wait_ready()
     body = {"model": "lasting", "input": "Once", "background": True, "ignore_eos": True}

@@ -15,7 +15,7 @@ import lasting
 import psutil
 import pytest
 from keyed import bearer, new_key, sending
-from lasting import Kept, make_lasting
+from lasting import Kept, write_lasting
 from processes import Child, all_stopped
 from served import connect, served
 from support import STARTER, TIMEOUT, Json, eventually, request
@@ -125,7 +125,7 @@ def test_figures_while_nothing_is_free(
 ) -> None:
     """Slots, queue and places are taken, then the worker is stopped too: figures are answered,
     and others without a key are refused as always."""
-    make_lasting(models)
+    write_lasting(models)
     child = serve(
         "--parallel", "1", "--queue-size", "1", "--max-models", "1", *lasting.FLAGS,
         "--keys-file", str(tmp_path / "keys.sqlite3"),

@@ -20,7 +20,7 @@ import lasting
 import pytest
 from certificates import Made
 from front_proxies import CLIENT, DOCS, NAME, PROXIES, Proxy, in_front, installed
-from lasting import make_lasting
+from lasting import write_lasting
 from processes import comments_arrive
 from support import STARTER, chat_body, endless, eventually, text_of
 
@@ -54,7 +54,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
 @pytest.fixture
 def server(make_server: Callable[..., Server], seen: Seen, tmp_path: Path) -> Server:
-    make_lasting(tmp_path)
+    write_lasting(tmp_path)
     return make_server(
         trusted_proxies="127.0.0.1", allowed_hosts=NAME, parallel=1, sse_ping_interval=0.01,
         default_model=STARTER, ctx_size=lasting.CONTEXT, drafts=False,

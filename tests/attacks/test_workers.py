@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lasting
 import pytest
-from lasting import Kept, make_lasting
+from lasting import Kept, write_lasting
 from processes import Child, all_gone, all_stopped
 from served import connect
 from support import (
@@ -58,7 +58,7 @@ def test_a_stream_that_waits_outlives_the_worker(serve: Serve, models: Path) -> 
 
     The default run covers this without HTTP, in ``tests/engine/client/test_client.py``.
     """
-    make_lasting(models)
+    write_lasting(models)
     child = serve("--parallel", "1", *lasting.FLAGS)
     url = child.wait_ready()
     worker = child.worker()
@@ -151,7 +151,7 @@ def test_a_stopped_worker_ends_with_its_server(serve: Serve) -> None:
 @pytest.mark.slow
 def test_a_crash_leaves_a_trace_in_the_log(serve: Serve, models: Path) -> None:
     """Each line of the trace is one line of the log, so that it is readable."""
-    make_lasting(models)
+    write_lasting(models)
     child = serve(*lasting.FLAGS)
     url = child.wait_ready()
     with Kept(url, TEXT, lasting.BODY) as stream:

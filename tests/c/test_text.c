@@ -1,5 +1,6 @@
-/* og_text next to guard pages, against a scan of every place. */
-#include "og_text.h"
+/* og_stops and og_utf8 next to guard pages, against a scan of every place. */
+#include "og_stops.h"
+#include "og_utf8.h"
 
 #include <stdbool.h>
 #include <stdlib.h>

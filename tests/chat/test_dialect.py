@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from offgrid.chat.answer_parser import CallStart, Content
 from offgrid.chat.dialect import Dialect
-from offgrid.chat.parser import CallStart, Content
 from offgrid.chat.sandbox import Sandbox
 from offgrid.errors import InvalidParameter
 

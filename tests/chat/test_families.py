@@ -11,12 +11,12 @@ from answer_events import combined, form_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from offgrid.chat.arguments import json_type
-from offgrid.chat.formats import FAMILIES, GEMMA_QUOTE, CallFormat
-from offgrid.chat.parser import (
+from offgrid.chat.answer_parser import (
     AnswerForm,
     AnswerParser,
 )
+from offgrid.chat.arguments import json_type
+from offgrid.chat.formats import FAMILIES, GEMMA_QUOTE, CallFormat
 from offgrid.chat.writing import write_calls
 
 from .samples import FUNCTIONS, NOW, OSLO, SAMPLES, TIME, Sample

@@ -16,9 +16,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from offgrid.chat.formats import FAMILIES, THINK, CallFormat, Family
-from offgrid.chat.grammars import Function, call_grammar
-from offgrid.chat.parser import (
+from offgrid.chat.answer_parser import (
     AnswerEvent,
     AnswerForm,
     AnswerParser,
@@ -27,6 +25,8 @@ from offgrid.chat.parser import (
     Content,
     Reasoning,
 )
+from offgrid.chat.formats import FAMILIES, THINK, CallFormat, Family
+from offgrid.chat.grammars import Function, call_grammar
 from offgrid.chat.writing import write_calls
 from offgrid.engine.protocol.requests import Grammar
 from offgrid.engine.worker.grammars import Grammars

@@ -14,8 +14,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from variants import few
 
-from offgrid.chat.bodies import Body
-from offgrid.chat.calls import CallReader
+from offgrid.chat.answer_parser import (
+    AnswerForm,
+    AnswerParser,
+    CallArguments,
+    CallStart,
+    Content,
+)
+from offgrid.chat.call_bodies import Body
+from offgrid.chat.call_parser import CallParser
 from offgrid.chat.formats import (
     FAMILIES,
     HERMES,
@@ -28,13 +35,6 @@ from offgrid.chat.formats import (
     ReasoningFormat,
 )
 from offgrid.chat.jsonscan import MAX_DEPTH, ObjectScanner
-from offgrid.chat.parser import (
-    AnswerForm,
-    AnswerParser,
-    CallArguments,
-    CallStart,
-    Content,
-)
 
 NAMES = ("add", "get_time")
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -515,7 +515,7 @@ class Work:
             owner = getattr(argument, "__self__", None)
             self.count += 1 + (len(owner) if isinstance(owner, str) else 0)
             joining = frame.f_locals.get("self")
-            if argument.__name__ == "join" and isinstance(joining, (Body, CallReader)):
+            if argument.__name__ == "join" and isinstance(joining, (Body, CallParser)):
                 self.count += sum(
                     len(value) for value in vars(joining).values() if isinstance(value, list)
                 )

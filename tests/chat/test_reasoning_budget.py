@@ -13,8 +13,8 @@ import scripted_model
 from engine_runs import GREEDY, Run
 from support import Json, Stream, request
 
+from offgrid.chat.answer_parser import CallStart, Content, Reasoning
 from offgrid.chat.dialect import Dialect
-from offgrid.chat.parser import CallStart, Content, Reasoning
 from offgrid.config import load_settings
 from offgrid.engine.protocol.commands import Load
 from offgrid.engine.protocol.events import Delta

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from offgrid.chat.answer_parser import CallArguments, CallStart, Content, Reasoning
 from offgrid.chat.dialect import Dialect
-from offgrid.chat.parser import CallArguments, CallStart, Content, Reasoning
 
 from .templates import EXAMPLES, Example
 

@@ -16,9 +16,9 @@ import scripted_model
 from engine_runs import greedy_text
 from support import Json, Stream, request
 
+from offgrid.chat.answer_parser import CallArguments, CallStart, Content, Reasoning
 from offgrid.chat.dialect import Dialect, Prompt
 from offgrid.chat.grammars import Function
-from offgrid.chat.parser import CallArguments, CallStart, Content, Reasoning
 from offgrid.config import load_settings
 from offgrid.engine.protocol.commands import Load
 from offgrid.engine.protocol.requests import Grammar

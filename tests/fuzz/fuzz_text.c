@@ -3,7 +3,8 @@
 #include <stdbool.h>
 
 #include "fuzz.h"
-#include "og_text.h"
+#include "og_stops.h"
+#include "og_utf8.h"
 
 enum { MAX_STOPS = 8, MAX_STOP = 12, MAX_DATA = 400 };
 

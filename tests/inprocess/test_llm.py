@@ -15,7 +15,7 @@ from tiny_models import make_bert
 from tiny_vision import make_seeing, pixels, png
 
 from offgrid import LLM
-from offgrid.chat.parser import CallArguments, CallStart, Content
+from offgrid.chat.answer_parser import CallArguments, CallStart, Content
 from offgrid.errors import IncompleteAnswer, InvalidParameter
 from offgrid.inprocess.messages import is_batch
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from offgrid.chat.answer_parser import AnswerEvent, AnswerForm, CallStart, Content, Reasoning
 from offgrid.chat.formats import THINK, Family
-from offgrid.chat.parser import AnswerEvent, AnswerForm, CallStart, Content, Reasoning
 
 Message = tuple[str, str, list[list[str]]]
 """Content, reasoning, and name and arguments of each call."""

@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 
 from offgrid.engine.protocol.requests import NORMAL
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
+from offgrid.engine.worker.scheduler.slots import Placement
 from offgrid.engine.worker.sequence import TRANSITIONS, Status
-from offgrid.engine.worker.slots import Placement
 from offgrid.engine.worker.spans import BatchSpan
 
 PROMPT = list(range(1, 41))

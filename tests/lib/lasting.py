@@ -1,7 +1,7 @@
-"""A model whose answers last until a test ends them, and streams that are always read.
+"""Answers that last until a test ends them, however busy the machine is.
 
-An answer of the starter that ignores its end fills a context of 2,048 tokens, which takes some
-seconds whatever ``--ctx-size`` says. On a busy machine it may end before the next line of the test.
+An answer of the starter fills its context in a few seconds. A test that does several things
+meanwhile may then find that it has ended by itself.
 """
 
 from __future__ import annotations
@@ -11,27 +11,71 @@ import http.client
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 from scripted_model import write
 from support import TIMEOUT, Json, Stream
 
-CONTEXT = 1 << 18
-"""Tokens of an answer, which take a fast machine more than a minute."""
+LASTING = "lasting"
+"""The id of the model."""
+CONTEXT = 1 << 17
+"""The length of its context in tokens."""
+SETTINGS: Json = {"ctx_size": 0, "drafts": False}
+"""Settings of a server that serves it: the whole context, and no drafts, which would fill it
+several times as fast."""
 FLAGS = ("--ctx-size", str(CONTEXT), "--no-drafts")
-"""Without these, an answer is short, or has many tokens in each step."""
-BODY: Json = {"model": "lasting", "prompt": "Once", "ignore_eos": True, "stream": True}
-"""A completion request whose answer lasts."""
+"""The same for ``offgrid serve``."""
+_TEMPLATE = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 
 
-def make_lasting(folder: Path) -> Path:
-    """Write the model ``lasting`` to a folder."""
-    return write(folder / "lasting.gguf", "", (), "on and on", context=CONTEXT)
+def write_lasting(folder: Path) -> Path:
+    """Write the model into a models directory."""
+    return write(folder / f"{LASTING}.gguf", _TEMPLATE, (), "on and on", context=CONTEXT)
+
+
+def lasting(text: str = "Once upon a time", **fields: Any) -> Json:
+    """A completion request that goes on until the test ends it."""
+    return {"model": LASTING, "prompt": text, "ignore_eos": True, "stream": True, **fields}
+
+
+BODY = lasting()
+"""Such a request."""
+
+
+class Running(Stream):
+    """A stream that runs until the test leaves it. It is read all the time: the server gives up
+    clients that do not read."""
+
+    def __init__(self, base_url: str, path: str, body: Json) -> None:
+        super().__init__(base_url, path, body)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    def read_some(self) -> str:
+        """Return the first event that contains text, once; the rest is read by a thread."""
+        text = super().read_some()
+        self._reader.start()
+        return text
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while self.response.read(1 << 12):
+                pass
+
+    def leave(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        if self._reader.ident is not None:
+            self._reader.join(TIMEOUT)
+        self.response.close()
+        self._connection.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
 
 
 class Kept(Stream):
     """A stream that has begun, and that a thread reads to its end.
-
-    The server gives up a client that reads nothing for twenty seconds.
 
     Attributes:
         last: the latest event.

@@ -227,8 +227,11 @@ def comments_arrive(stream: HTTPResponse) -> None:
 
 
 def is_worker(process: psutil.Process) -> bool:
-    """Whether a process has the program of a worker; just after its fork it has the server's."""
-    return any("offgrid.engine.worker" in word for word in process.cmdline())
+    """Whether a process has the program of a worker; just after its fork it has the server's, and
+    when it has ended, none."""
+    with contextlib.suppress(psutil.Error):
+        return any("offgrid.engine.worker" in word for word in process.cmdline())
+    return False
 
 
 def alive(process: psutil.Process) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 
 from answer_events import combined
 
+from offgrid.chat.answer_parser import AnswerEvent
 from offgrid.chat.dialect import Dialect
-from offgrid.chat.parser import AnswerEvent
 from offgrid.chat.probe import as_variables
 
 Json = dict[str, Any]

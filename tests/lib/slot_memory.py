@@ -12,9 +12,9 @@ from enum import Enum
 from typing import Any
 
 from offgrid.engine.worker.checkpoints import Checkpoints
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
+from offgrid.engine.worker.scheduler.slots import Placement
 from offgrid.engine.worker.sequence import Status
-from offgrid.engine.worker.slots import Placement
 
 
 class Kind(Enum):

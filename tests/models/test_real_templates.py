@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from offgrid.chat.answer_parser import CallArguments, CallStart
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.grammars import Function
-from offgrid.chat.parser import CallArguments, CallStart
 from offgrid.engine.protocol.requests import Grammar
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.reasoning import ReasoningLimit

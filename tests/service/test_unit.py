@@ -76,6 +76,16 @@ def test_settings_that_matter(tmp_path: Path) -> None:
     assert value(text, "ReadWritePaths") == f"-{tmp_path / 'models'}"
 
 
+def test_every_folder_that_the_server_writes_to_is_writable() -> None:
+    """Identity and book of peers, and the Unix socket, can be anywhere."""
+    settings = {"peers_dir": Path("/srv/peers"), "socket": "/srv/run/offgrid.sock"}
+    for system in (True, False):
+        writable = value(unit(system=system, settings=settings), "ReadWritePaths").split()
+        assert {"-/srv/peers", "-/srv/run"} <= set(writable)
+    passed_on = unit(system=True, settings={"socket": "fd:3"})
+    assert values(passed_on, "ReadWritePaths") == []
+
+
 def test_homes_are_hidden_unless_something_is_there() -> None:
     hidden = unit(system=True, command=("/opt/offgrid/bin/offgrid", "serve"))
     assert value(hidden, "ProtectHome") == "yes"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offgrid.api.http.error_shapes import Problem, anthropic_error
+from offgrid.api.http.error_bodies import Problem, anthropic_error
 from offgrid.api.http.framing import NamedEvents
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'

@@ -22,7 +22,7 @@ from offgrid.api.fields.tiers import Tier
 from offgrid.api.generation import GenerationGroup, Total
 from offgrid.api.http.sse import Chunk
 from offgrid.api.shapes import Json
-from offgrid.chat.parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
+from offgrid.chat.answer_parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
 from offgrid.errors import RequestError
 
 _TIERS: dict[Tier, str] = {"priority": "priority", "default": "standard", "flex": "batch"}

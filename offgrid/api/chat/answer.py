@@ -11,7 +11,7 @@ from offgrid.api.generation import GenerationGroup, Signal, Total
 from offgrid.api.logprobs import logprob_entries, prompt_logprobs
 from offgrid.api.shapes import Json
 from offgrid.api.timings import with_progress
-from offgrid.chat.parser import AnswerEvent, CallStart, Content, Reasoning
+from offgrid.chat.answer_parser import AnswerEvent, CallStart, Content, Reasoning
 from offgrid.engine.protocol.events import Delta, PromptToken, TokenLogprob
 
 

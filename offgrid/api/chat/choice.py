@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offgrid.chat.parser import AnswerEvent, AnswerParser, CallStart, Content
+from offgrid.chat.answer_parser import AnswerEvent, AnswerParser, CallStart, Content
 from offgrid.engine.protocol.events import Delta
 from offgrid.sampling import TextStream
 

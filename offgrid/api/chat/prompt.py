@@ -19,7 +19,7 @@ from offgrid.api.http.request import in_turn
 from offgrid.api.screening import check_prompt
 from offgrid.chat.dialect import Dialect
 from offgrid.engine.client.client import EngineClient
-from offgrid.engine.limits import check_message_count
+from offgrid.engine.context_length import check_message_count
 from offgrid.engine.protocol.requests import Grammar, ReasoningBudget, TokenQuery
 from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema

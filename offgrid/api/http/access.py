@@ -19,7 +19,7 @@ from typing import Any
 import falcon
 
 from offgrid.addresses import group_of
-from offgrid.api.http.errors import Forbidden, KeysNotKnown, NotAuthenticated, TooManyAttempts
+from offgrid.api.http.refusals import Forbidden, KeysNotKnown, NotAuthenticated, TooManyAttempts
 from offgrid.api.http.scopes import ADMIN, Needs, Scopes
 from offgrid.caller import Caller
 from offgrid.config import Commit, Settings

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from offgrid.api.http.error_shapes import Problem, Shape, openai_error
+from offgrid.api.http.error_bodies import Problem, Shape, openai_error
 
 _ENCODE = msgspec.json.Encoder().encode
 

@@ -28,8 +28,8 @@ import falcon
 
 from offgrid.addresses import own_names
 from offgrid.api.fields import notices
-from offgrid.api.http.errors import HostRefused
 from offgrid.api.http.rates import HEADERS as RATE_HEADERS
+from offgrid.api.http.refusals import HostRefused
 from offgrid.api.http.waitress.environ import on_peers_port
 from offgrid.config import Commit, Settings, is_loopback
 from offgrid.errors import InvalidParameter

@@ -13,7 +13,7 @@ from typing import Any
 import falcon
 
 from offgrid import record as records
-from offgrid.api.http.error_shapes import speaks_anthropic
+from offgrid.api.http.error_bodies import speaks_anthropic
 from offgrid.api.http.request import liveness
 from offgrid.api.http.request_id import request_id
 from offgrid.api.http.request_log import RequestLog

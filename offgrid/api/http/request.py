@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import falcon
 
 from offgrid.api.fields.body import parse_object
-from offgrid.api.http.errors import BodyTooLarge
 from offgrid.api.http.memory import was_large
+from offgrid.api.http.refusals import BodyTooLarge
 from offgrid.api.http.request_log import show_body
 from offgrid.api.http.waitress import environ
 from offgrid.errors import InvalidParameter

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import falcon
 
 from offgrid.api.generation import GenerationGroup, Signal
-from offgrid.api.http.errors import request_problem
+from offgrid.api.http.error_handlers import request_problem
 from offgrid.api.http.framing import UNNAMED, Framing
 from offgrid.api.http.once import Once
 from offgrid.api.http.waitress.environ import direct_output

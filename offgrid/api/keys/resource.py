@@ -18,9 +18,9 @@ from msgspec import structs
 from offgrid.api.fields.common import check_fields
 from offgrid.api.http.access import Access
 from offgrid.api.http.caller import caller
-from offgrid.api.http.errors import KeysNotKnown, NotAuthenticated
 from offgrid.api.http.forwarding import foreign_sender
 from offgrid.api.http.machines import RemoteRefused
+from offgrid.api.http.refusals import KeysNotKnown, NotAuthenticated
 from offgrid.api.http.request import read_checked
 from offgrid.api.http.scopes import ANY_KEY, KEYS
 from offgrid.api.keys.shapes import GivenLimits, KeyRequest, KeyUpdate, RotateRequest

@@ -19,7 +19,7 @@ from offgrid.api.screening import check_prompt, program_in_force
 from offgrid.api.shapes import Json
 from offgrid.engine.client.client import ClientGone, EngineClient
 from offgrid.engine.client.pending import POLL
-from offgrid.engine.limits import text_limit
+from offgrid.engine.context_length import text_limit
 from offgrid.engine.protocol.events import LogitsRow
 from offgrid.engine.protocol.requests import GenerationRequest, NextToken, PromptPart, TokenQuery
 from offgrid.errors import EngineFault, InvalidParameter, SamplingError

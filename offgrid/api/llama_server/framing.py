@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from offgrid.api.http.error_shapes import llama_server_error
+from offgrid.api.http.error_bodies import llama_server_error
 from offgrid.api.http.framing import Framing
 
 

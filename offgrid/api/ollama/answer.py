@@ -16,7 +16,7 @@ from offgrid.api.generation import GenerationGroup, Total
 from offgrid.api.logprobs import logprob_entries
 from offgrid.api.ollama.context import Turns, to_context
 from offgrid.api.shapes import Json
-from offgrid.chat.parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
+from offgrid.chat.answer_parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
 from offgrid.engine.protocol.events import Delta
 from offgrid.errors import RequestError
 

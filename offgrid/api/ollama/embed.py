@@ -28,7 +28,7 @@ from offgrid.config import Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pending import Vectors
 from offgrid.engine.client.pool import EnginePool
-from offgrid.engine.limits import text_limit, utf8_size
+from offgrid.engine.context_length import text_limit, utf8_size
 from offgrid.engine.protocol.requests import EmbeddingRequest, PromptPart, TokenQuery
 from offgrid.errors import InvalidParameter
 

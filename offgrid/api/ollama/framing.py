@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from offgrid.api.http.error_shapes import Problem, Shape, ollama_error
+from offgrid.api.http.error_bodies import Problem, Shape, ollama_error
 from offgrid.api.http.framing import Framing
 
 _ENCODE = msgspec.json.Encoder().encode

@@ -18,8 +18,8 @@ import msgspec
 from offgrid.api.fields import notices
 from offgrid.api.fields.bounds import bounds
 from offgrid.api.http.caller import caller
-from offgrid.api.http.errors import ModelForbidden
 from offgrid.api.http.memory import was_large
+from offgrid.api.http.refusals import ModelForbidden
 from offgrid.api.http.request import LARGE, in_turn, liveness, read_raw
 from offgrid.api.http.waitress.environ import on_peers_port, when_gone
 from offgrid.api.peers.endpoints import ENDPOINTS, PEER, PEER_REQUEST, QUERIES, Endpoint, Fields

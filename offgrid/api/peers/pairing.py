@@ -10,7 +10,7 @@ import falcon
 from offgrid.addresses import split_address, unmapped
 from offgrid.api.fields.common import check_fields
 from offgrid.api.http.caller import caller
-from offgrid.api.http.errors import BodyTooLarge
+from offgrid.api.http.refusals import BodyTooLarge
 from offgrid.api.http.request import read_checked
 from offgrid.api.http.scopes import INFERENCE, PEERS
 from offgrid.api.peers.shapes import PairRequest

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from offgrid.api.http.error_shapes import Problem
-from offgrid.api.http.errors import request_problem
+from offgrid.api.http.error_bodies import Problem
+from offgrid.api.http.error_handlers import request_problem
 from offgrid.api.http.framing import Framing, NamedEvents
 from offgrid.api.shapes import Json
 from offgrid.engine.client.client import ClientGone

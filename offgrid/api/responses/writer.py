@@ -19,7 +19,7 @@ import msgspec
 from offgrid.api.chat.answer import answer_usage, new_call_id, read_choices
 from offgrid.api.chat.prompt import ChatPrompt
 from offgrid.api.generation import GenerationGroup, Signal, Total
-from offgrid.api.http.errors import told
+from offgrid.api.http.error_handlers import told
 from offgrid.api.http.sse import Chunk
 from offgrid.api.logprobs import logprob_entries
 from offgrid.api.responses.custom import InputReader
@@ -28,7 +28,7 @@ from offgrid.api.responses.request import ChatForm
 from offgrid.api.responses.tools import Offered
 from offgrid.api.shapes import Json
 from offgrid.api.timings import with_progress
-from offgrid.chat.parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
+from offgrid.chat.answer_parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
 from offgrid.engine.client.client import ClientGone
 from offgrid.engine.protocol.events import TokenLogprob
 from offgrid.errors import EngineFault, RequestError

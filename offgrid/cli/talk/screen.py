@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 
 from offgrid.api.shapes import Json
-from offgrid.chat.parser import AnswerEvent, Content, Reasoning
+from offgrid.chat.answer_parser import AnswerEvent, Content, Reasoning
 from offgrid.inprocess.stream import ChatCollector
 from offgrid.terminal import shown, shown_text
 

@@ -28,7 +28,7 @@ from offgrid.engine.client.requests import Requests
 from offgrid.engine.client.supervisor import Supervisor
 from offgrid.engine.client.turnover import Turnover
 from offgrid.engine.client.watchdog import PING_EVERY
-from offgrid.engine.limits import check_prompt_tokens
+from offgrid.engine.context_length import check_prompt_tokens
 from offgrid.engine.protocol.commands import Embed, Load, LookUp, Submit
 from offgrid.engine.protocol.events import TokenResult
 from offgrid.engine.protocol.reports import ModelInfo

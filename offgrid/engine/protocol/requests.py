@@ -9,7 +9,7 @@ from offgrid.grammar.checked import CheckedSchema
 from offgrid.sampling.params import SamplingParams
 
 INTERACTIVE, NORMAL, BATCH = range(3)
-"""Classes of requests: ``engine/worker/waiting.py`` says what they mean."""
+"""Classes of requests: ``engine/worker/scheduler/queue.py`` says what they mean."""
 
 
 class PromptPart(msgspec.Struct, frozen=True, array_like=True):

@@ -4,7 +4,7 @@
 - :mod:`~offgrid.engine.worker.lanes`: the threads that prepare requests.
 - :mod:`~offgrid.engine.worker.writer`: what it sends to the server.
 - :mod:`~offgrid.engine.worker.engine`: the loop.
-- :mod:`~offgrid.engine.worker.scheduler`: the choice of what each step computes.
+- :mod:`~offgrid.engine.worker.scheduler`: which sequence runs, and what each step computes.
 - :mod:`~offgrid.engine.worker.drawing`: the sampling of its tokens.
 - :mod:`~offgrid.engine.worker.images`, :mod:`~offgrid.engine.worker.embedder`: images and inputs,
   computed beside the streams.

@@ -11,7 +11,7 @@ import numpy as np
 
 from offgrid.engine.worker.branch_rows import BranchRows
 from offgrid.engine.worker.llama.model import Model
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
 from offgrid.engine.worker.scoring import ScoredSpan
 from offgrid.engine.worker.sequence import Sequence
 from offgrid.engine.worker.spans import BatchSpan

@@ -8,7 +8,7 @@ from offgrid.engine.worker.cache.keeper import Keeper
 from offgrid.engine.worker.failures import Failures
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.outbox import Outbox
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
 from offgrid.engine.worker.sequence import Sequence, Status
 from offgrid.errors import SamplingError
 

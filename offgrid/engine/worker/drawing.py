@@ -16,7 +16,7 @@ from offgrid.engine.worker.failures import Failures
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import DEAD_ENDS, Masks, Matcher
 from offgrid.engine.worker.outbox import Outbox
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
 from offgrid.engine.worker.scoring import drawn_token, next_row
 from offgrid.engine.worker.sequence import Sequence, Status
 from offgrid.errors import InvalidParameter, RequestError, SamplingError

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from offgrid.engine.limits import check_input_tokens, check_text_size, utf8_size
+from offgrid.engine.context_length import check_input_tokens, check_text_size, utf8_size
 from offgrid.engine.protocol.events import Embedded, EngineEvent, Failed, Started
 from offgrid.engine.protocol.requests import EmbeddingRequest, PromptPart
 from offgrid.engine.worker.llama.embedding import EmbeddingContext

@@ -34,10 +34,10 @@ from offgrid.engine.worker.pace import Pace
 from offgrid.engine.worker.prepare import Prepared, Preparer
 from offgrid.engine.worker.progress import WaitReports, report_prefill
 from offgrid.engine.worker.prompts import answer
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
+from offgrid.engine.worker.scheduler.slots import Placement
 from offgrid.engine.worker.scoring import SCORED_BYTES
 from offgrid.engine.worker.sequence import Sequence, Status
-from offgrid.engine.worker.slots import Placement
 from offgrid.engine.worker.spans import BatchSpan
 from offgrid.engine.worker.threads.control import Kind
 from offgrid.engine.worker.threads.loop import LoopThreads

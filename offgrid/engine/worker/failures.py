@@ -14,7 +14,7 @@ from offgrid.engine.worker.batching import FilledBatch
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.outbox import Outbox
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
 from offgrid.engine.worker.sequence import Sequence
 from offgrid.engine.worker.spans import BatchSpan
 from offgrid.errors import EngineFault, RequestError, SamplingError

@@ -11,7 +11,7 @@ from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.outbox import Outbox
 from offgrid.engine.worker.progress import report_prefill
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
 from offgrid.engine.worker.sequence import Sequence, Status
 from offgrid.errors import EngineFault
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from offgrid.engine.limits import check_text_size, text_limit, utf8_size
+from offgrid.engine.context_length import check_text_size, text_limit, utf8_size
 from offgrid.engine.protocol.requests import Excerpt, GenerationRequest, Infill
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import InvalidParameter

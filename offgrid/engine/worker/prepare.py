@@ -11,7 +11,7 @@ import secrets
 import numpy as np
 from numpy.typing import NDArray
 
-from offgrid.engine.limits import check_prompt_tokens
+from offgrid.engine.context_length import check_prompt_tokens
 from offgrid.engine.protocol.requests import (
     GenerationRequest,
     NextToken,

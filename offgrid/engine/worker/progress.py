@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from offgrid.engine.protocol.events import Delta, PromptProgress, Queued
 from offgrid.engine.worker.outbox import Outbox
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
 from offgrid.engine.worker.sequence import Sequence, Status
 
 REPORT_SECONDS = 1.0

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from offgrid.engine.limits import (
+from offgrid.engine.context_length import (
     check_input_tokens,
     check_prompt_tokens,
     check_text_size,
@@ -278,7 +278,7 @@ def answer(model: Model, id: int, query: TokenQuery) -> TokenResult:
     Raises:
         InvalidParameter: an id is outside the vocabulary, or the result is too long.
         ContextLengthExceeded: the query has more text or tokens than :func:`text_limit
-            <offgrid.engine.limits.text_limit>` or ``MAX_QUERY`` allows.
+            <offgrid.engine.context_length.text_limit>` or ``MAX_QUERY`` allows.
     """
     if query.images:
         tokens = tuple(read_with_images(model, query, query.param)[0].tolist())

@@ -11,7 +11,7 @@ import msgspec
 from offgrid.api.anthropic import blocks, request, shapes, tools
 from offgrid.api.anthropic.models import DEFAULT_LIMIT, MAX_LIMIT
 from offgrid.api.fields.common import MAX_STOPS
-from offgrid.api.http.error_shapes import ANTHROPIC_TYPES
+from offgrid.api.http.error_bodies import ANTHROPIC_TYPES
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "ANTHROPIC.md").read_text(encoding="utf-8")

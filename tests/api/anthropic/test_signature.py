@@ -72,4 +72,6 @@ def test_a_key_that_cannot_be_kept(tmp_path: Path, caplog: pytest.LogCaptureFixt
     with caplog.at_level("INFO", "offgrid"):
         assert len(key()) == 32
         assert key() == key()
-    assert len(caplog.records) == 1
+    # The servers of other tests may log too.
+    own = [one for one in caplog.records if one.name.startswith("offgrid.store.")]
+    assert len(own) == 1

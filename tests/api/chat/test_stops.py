@@ -13,8 +13,8 @@ from transcripts import THINKS, WEATHER
 from variants import few
 
 from offgrid.api.chat.choice import Choice
+from offgrid.chat.answer_parser import AnswerEvent, CallStart, Content, Reasoning
 from offgrid.chat.dialect import Dialect
-from offgrid.chat.parser import AnswerEvent, CallStart, Content, Reasoning
 from offgrid.engine.protocol.events import Delta
 from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.server import Server

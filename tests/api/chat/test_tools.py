@@ -11,8 +11,8 @@ from openai import OpenAI
 from support import STARTER, Json, Stream, chat_body, request
 
 from offgrid.api.chat.choice import Choice
+from offgrid.chat.answer_parser import AnswerForm, AnswerParser
 from offgrid.chat.formats import HERMES, THINK
-from offgrid.chat.parser import AnswerForm, AnswerParser
 from offgrid.engine.protocol.events import Delta
 
 CHAT = "/v1/chat/completions"

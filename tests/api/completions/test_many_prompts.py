@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support import STARTER, Stream, chat_body, endless, eventually, request, together
+from lasting import LASTING, SETTINGS, Running, lasting, write_lasting
+from support import STARTER, Stream, chat_body, eventually, request, together
 
 from offgrid.config import load_settings
 from offgrid.engine.client.client import EngineClient
+from offgrid.engine.client.pending import Generation, State
 from offgrid.server import Server
 
 TEXT = "/v1/completions"
@@ -20,6 +24,8 @@ CHAT = "/v1/chat/completions"
 PLACES = {"parallel": 2, "queue_size": 2}
 NAMES = "otter fox lamp river bird tree stone boat cloud house road".split()
 PROMPTS = [f"Once upon a time there was a {name}" for name in NAMES]
+MANY = PROMPTS * 180
+"""So many that the list lasts as long as a test does several things."""
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +41,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     }  # fmt: skip
     server = Server(load_settings({"port": 0, "threads": 1, **files, **PLACES}, environ={}))
     server.start()
-    yield server
-    assert engine_of(server).in_flight == 0
-    server.stop()
+    try:
+        yield server
+        eventually(lambda: engine_of(server).in_flight == 0, "all places are free")
+    finally:
+        server.stop()
 
 
 def engine_of(server: Server) -> EngineClient:
-    return server.pool.engine(STARTER)
+    return server.pool.engine(server.catalogue.default or STARTER)
 
 
 def body(prompts: list[Any], **fields: Any) -> dict[str, Any]:
@@ -88,7 +96,7 @@ def test_each_prompt_gets_the_same_answer_as_alone(small: Server) -> None:
     told, usage = streamed(small, PROMPTS, max_tokens=5)
     assert [told[index] for index in range(len(PROMPTS))] == texts
     assert usage == answer["usage"]
-    assert engine_of(small).in_flight == 0
+    eventually(lambda: engine_of(small).in_flight == 0, "all places are given back")
 
 
 def test_several_choices_and_an_echo_of_token_ids(small: Server) -> None:
@@ -120,37 +128,52 @@ def test_scores_and_the_best(small: Server) -> None:
     assert best["usage"]["completion_tokens"] == 4 * len(PROMPTS)
 
 
-def test_a_list_beside_other_requests(small: Server) -> None:
+def test_a_list_beside_other_requests(make_server: Callable[..., Server], tmp_path: Path) -> None:
     """A list that finds few free places uses those, and leaves some to other requests."""
-    engine = engine_of(small)
-    with Stream(small.url, TEXT, endless(max_tokens=1900, n=3)) as other:
+    write_lasting(tmp_path)
+    server = make_server(**PLACES, **SETTINGS)
+    engine = engine_of(server)
+    with Running(server.url, TEXT, lasting(n=3)) as other:
         assert other.read_some()
-        full = request(small.url, "POST", TEXT, body(PROMPTS, n=2))
+        full = request(server.url, "POST", TEXT, body(PROMPTS, n=2, model=LASTING))
         assert (full.status, full.json["error"]["code"]) == (503, "server_busy")
 
         def leave() -> None:
             eventually(lambda: engine.in_flight == 4, "the list has the place that is left")
             other.leave()
 
-        answer, _ = together([lambda: whole(small, PROMPTS, max_tokens=2), leave])
+        answer, _ = together([lambda: whole(server, PROMPTS, max_tokens=2, model=LASTING), leave])
         assert len(answer["choices"]) == len(PROMPTS)
     eventually(lambda: engine.in_flight == 0, "all places are given back")
 
 
 @pytest.mark.slow
-def test_prompts_of_a_list_may_wait_for_each_other(make_server: Callable[..., Server]) -> None:
-    server = make_server(parallel=1, queue_timeout=0.2)
-    answer = whole(server, PROMPTS[:3], max_tokens=300, ignore_eos=True)
-    assert answer["usage"]["completion_tokens"] == 900
+def test_prompts_of_a_list_may_wait_for_each_other(
+    make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as the first one has begun, the others have waited for too long."""
+    begun = threading.Event()
+    late = property(lambda one: begun.is_set() and one.state < State.STARTED)
+    monkeypatch.setattr(Generation, "overdue", late)
+    server = make_server(parallel=1)
+    long = body(PROMPTS[:3], max_tokens=300, ignore_eos=True, stream=True)
+    with Stream(server.url, TEXT, long) as stream:
+        assert stream.read_some()
+        begun.set()
+        *chunks, done = stream.events()
+    assert done == "[DONE]"
+    assert {choice["index"] for chunk in chunks for choice in json.loads(chunk)["choices"]} == {
+        0, 1, 2
+    }  # fmt: skip
 
 
 def test_other_requests_beside_a_list(make_server: Callable[..., Server]) -> None:
     server = make_server(parallel=1, queue_size=2)
     engine = engine_of(server)
-    with Stream(server.url, TEXT, body(PROMPTS * 20, stream=True, max_tokens=8)) as stream:
+    with Running(server.url, TEXT, body(MANY, stream=True, max_tokens=8)) as stream:
         assert stream.read_some()
         assert request(server.url, "POST", CHAT, chat_body(max_tokens=2)).status == 200
-        assert engine.in_flight == 2
+        eventually(lambda: engine.in_flight == 2, "the list has its places")
         stream.leave()
     eventually(lambda: engine.in_flight == 0, "it is given up")
 
@@ -158,7 +181,7 @@ def test_other_requests_beside_a_list(make_server: Callable[..., Server]) -> Non
 @pytest.mark.slow
 def test_a_client_that_leaves_ends_all_its_prompts(small: Server) -> None:
     engine = engine_of(small)
-    long = body(PROMPTS, max_tokens=150, ignore_eos=True)
+    long = body(MANY, max_tokens=50, ignore_eos=True)
     with Stream(small.url, TEXT, {**long, "stream": True}) as stream:
         for event in stream.events():
             if json.loads(event)["choices"][0]["index"] >= 4:
@@ -182,9 +205,7 @@ def test_several_lists_leave_room_for_others(make_server: Callable[..., Server])
     with contextlib.ExitStack() as stack:
         streams = []
         for expected in (4, 6, 7):
-            streams.append(
-                stack.enter_context(Stream(server.url, TEXT, body(PROMPTS * 9, **fields)))
-            )
+            streams.append(stack.enter_context(Running(server.url, TEXT, body(MANY, **fields))))
             assert streams[-1].read_some()
             assert engine.in_flight == expected
         assert request(server.url, "POST", CHAT, chat_body(max_tokens=1)).status == 200

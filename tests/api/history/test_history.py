@@ -149,9 +149,12 @@ def test_a_search_ends_when_its_client_leaves(
     try:
         host, port = client.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), TIMEOUT) as sock:
-            sock.sendall(f"GET {PATH}?query=a HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            head = f"GET {PATH}?query=a HTTP/1.1\r\nHost: {host}\r\nX-Request-ID: left-1\r\n\r\n"
+            sock.sendall(head.encode())
             assert began.wait(TIMEOUT)
-        line = logged.get(timeout=TIMEOUT).getMessage()
+        # The line of an earlier test's request may come first.
+        while not (line := logged.get(timeout=TIMEOUT).getMessage()).endswith("id=left-1"):
+            pass
     finally:
         log.removeHandler(listener)
     assert line.startswith(f"GET {PATH} 499 ")

@@ -12,7 +12,7 @@ from openai import OpenAI
 from support import STARTER, TIMEOUT, chat_body, endless, request, response_on
 
 from offgrid.api.fields.inert import IGNORED
-from offgrid.api.http.errors import MAX_FIELD, told
+from offgrid.api.http.error_handlers import MAX_FIELD, told
 from offgrid.errors import ContextLengthExceeded, InvalidParameter, NotStored, RequestError
 
 CHAT = "/v1/chat/completions"

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 from keyed import bearer, new_key
+from lasting import LASTING, SETTINGS, Running, lasting, write_lasting
 from openai import OpenAI
-from support import STARTER, Stream, chat_body, endless, eventually, request, together
+from support import STARTER, TIMEOUT, Json, Stream, chat_body, eventually, request, together
 
 from offgrid.api.http import meter
 from offgrid.api.http.rates import Accounts, Bucket
@@ -26,6 +27,10 @@ from offgrid.server import Server
 
 TEXT = {"model": STARTER, "prompt": "Once", "max_tokens": 1}
 COMPLETIONS = "/v1/completions"
+IN_BACKGROUND: Json = {
+    "model": LASTING, "input": "Hi", "background": True, "ignore_eos": True,
+}  # fmt: skip
+"""A response that is answered until it is cancelled."""
 ME = "127.0.0.1"
 
 
@@ -64,8 +69,12 @@ def limited(
     settings: Settings, kept: Accounts, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A server whose limits each test sets."""
-    file = tmp_path_factory.mktemp("limited") / "responses.sqlite3"
-    own = dataclasses.replace(settings, responses_file=file, cors_origins=("http://a.lan",))
+    folder = tmp_path_factory.mktemp("limited")
+    write_lasting(folder)
+    own = dataclasses.replace(
+        settings, responses_file=folder / "responses.sqlite3", models_dir=folder, max_models=2,
+        cors_origins=("http://a.lan",), **SETTINGS,
+    )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meter, "Accounts", lambda: kept)
         server = Server(own)
@@ -303,9 +312,8 @@ def test_what_a_client_that_leaves_has_used_is_charged(
 ) -> None:
     """Otherwise it would get answers for nothing. Streamed and whole; its place is free again."""
     url = serve(tokens_per_minute=10**6, concurrent_requests=1)
-    stream = Stream(url, COMPLETIONS, endless())
-    stream.read_some()
-    stream.leave()
+    with Running(url, COMPLETIONS, lasting()) as stream:
+        stream.read_some()
     eventually(lambda: running(accounts) == 0, "the stream has ended")
     streamed = tokens_used(accounts)
     assert streamed >= 2
@@ -313,7 +321,7 @@ def test_what_a_client_that_leaves_has_used_is_charged(
     with contextlib.closing(http.client.HTTPConnection(parts.netloc)) as connection:
         connection.request(
             "POST", COMPLETIONS,
-            b'{"model": "%s", "prompt": "Once", "ignore_eos": true}' % STARTER.encode(),
+            b'{"model": "%s", "prompt": "Once", "ignore_eos": true}' % LASTING.encode(),
         )  # fmt: skip
         eventually(lambda: tokens_used(accounts) > streamed, "its prompt is charged")
     eventually(lambda: running(accounts) == 0, "the request has ended")
@@ -384,7 +392,7 @@ def test_a_prompt_that_does_not_fit(
 
 def test_requests_at_once(serve: Callable[..., str], accounts: Accounts) -> None:
     url = serve(concurrent_requests=2)
-    with Stream(url, COMPLETIONS, endless()) as one, Stream(url, COMPLETIONS, endless()) as two:
+    with Running(url, COMPLETIONS, lasting()) as one, Running(url, COMPLETIONS, lasting()) as two:
         one.read_some()
         two.read_some()
         waits = []
@@ -443,12 +451,10 @@ def test_a_background_response_counts_until_it_is_answered(
     serve: Callable[..., str], accounts: Accounts
 ) -> None:
     url = serve(concurrent_requests=2)
-    endless_body = {"model": STARTER, "input": "Hi", "background": True, "max_output_tokens": 4000,
-                    "ignore_eos": True}  # fmt: skip
-    first = request(url, "POST", "/v1/responses", endless_body)
+    first = request(url, "POST", "/v1/responses", IN_BACKGROUND)
     assert first.status == 200, first.body
     assert request(url, "POST", COMPLETIONS, TEXT).status == 200
-    with Stream(url, COMPLETIONS, endless()) as stream:
+    with Running(url, COMPLETIONS, lasting()) as stream:
         stream.read_some()
         assert request(url, "POST", COMPLETIONS, TEXT).status == 429
     eventually(lambda: running(accounts) == 1, "the stream has ended")
@@ -461,12 +467,10 @@ def test_a_background_response_can_be_read_and_cancelled_at_the_limit(
     serve: Callable[..., str], accounts: Accounts
 ) -> None:
     url = serve(concurrent_requests=1)
-    body = {"model": STARTER, "input": "Hi", "background": True, "max_output_tokens": 4000,
-            "ignore_eos": True}  # fmt: skip
-    path = f"/v1/responses/{request(url, 'POST', '/v1/responses', body).json['id']}"
-    assert request(url, "POST", "/v1/responses/input_tokens", body).status == 429
+    path = f"/v1/responses/{request(url, 'POST', '/v1/responses', IN_BACKGROUND).json['id']}"
+    assert request(url, "POST", "/v1/responses/input_tokens", IN_BACKGROUND).status == 429
     with contextlib.closing(
-        http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+        http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT)
     ) as follows:
         follows.request("GET", f"{path}?stream=true")
         assert follows.getresponse().readline().startswith(b"event: ")

@@ -104,6 +104,7 @@ def test_a_client_that_leaves_before_its_answer(
 ) -> None:
     parts = urlsplit(server.url)
     engine = server.pool.engine(STARTER)
+    eventually(lambda: engine.in_flight == 0, "nothing of earlier tests runs")
     body = b'{"prompt": "Once", "ignore_eos": true}'
     head = f"POST {TEXT} HTTP/1.1\r\nHost: {parts.netloc}\r\nX-Request-ID: gone-1\r\n"
     with socket.create_connection((parts.hostname or "", parts.port or 0), TIMEOUT) as connection:

@@ -143,6 +143,8 @@ def test_bodies_that_never_end_do_not_fill_the_disk(
     """All bodies together have a limit; a dropped body frees its share."""
     monkeypatch.setattr(parser, "_MAX_BODIES", 0)
     server = make_server(max_body_mb=1)  # makes the common limit 4 MiB
+    # No body counts as slow, however long the test takes.
+    monkeypatch.setattr(server.http.parser, "clock", lambda _: 0.0)
     url, budget = server.url, server.http.parser.budget
     assert budget.limit == 4 << 20
     head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
@@ -324,8 +326,12 @@ def test_a_connection_that_the_client_never_closes_is_closed(
         eventually(lambda: not server.http.channels, "the connection is closed")
 
 
-def test_an_ending_connection_is_read_to_its_end(make_server: Make) -> None:
+def test_an_ending_connection_is_read_to_its_end(
+    make_server: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Data that a client sends after the last request does not destroy the response."""
+    for limit in ("_QUIET_SECONDS", "_LINGER_SECONDS"):
+        monkeypatch.setattr(channel, limit, TIMEOUT)
     server = make_server()
     with connect(server.url) as connection:
         connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")

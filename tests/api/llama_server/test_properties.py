@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import tiny_models
 from keyed import bearer, new_key
-from support import STARTER, Json, Stream, chat_body, endless, eventually, request
+from lasting import CONTEXT, SETTINGS, Running, lasting, write_lasting
+from support import STARTER, Json, chat_body, eventually, request
 from tiny_vision import make_seeing, pixels, png
 
 from offgrid.server import Server
@@ -70,7 +71,9 @@ def test_what_is_not_offered(base_url: str, path: str, words: str) -> None:
 
 
 def test_slots(tmp_path: Path, make_server: Callable[..., Server]) -> None:
-    url = make_server(parallel=2).url
+    """What the worker said last may be older than a request if the machine is busy."""
+    write_lasting(tmp_path)
+    url = make_server(parallel=2, **SETTINGS).url
     assert get(url, "/health")
     assert request(url, "POST", COMPLETION, {"prompt": "Once", "n_predict": 1}).status == 200
 
@@ -86,18 +89,19 @@ def test_slots(tmp_path: Path, make_server: Callable[..., Server]) -> None:
     eventually(lambda: not busy(), "the slots are idle")
     idle = slots()
     assert [slot["id"] for slot in idle] == [0, 1]
-    assert {slot["n_ctx"] for slot in idle} == {2048}
-    body = endless(SECRET, max_tokens=1500)
-    with Stream(url, "/v1/completions", body) as stream:
+    assert {slot["n_ctx"] for slot in idle} == {CONTEXT}
+    body = lasting(SECRET, max_tokens=100_000)
+    with Running(url, "/v1/completions", body) as stream:
         stream.read_some()
+        eventually(lambda: len(busy()) == 1, "a slot is busy")
         (slot,) = busy()
         assert slot["n_prompt_tokens"] > 3
         assert slot["next_token"]["has_next_token"] is True
-        assert slot["next_token"]["n_decoded"] + slot["next_token"]["n_remain"] == 1500
+        assert slot["next_token"]["n_decoded"] + slot["next_token"]["n_remain"] == 100_000
         assert b"swordfish" not in request(url, "GET", "/slots").body
-        with Stream(url, "/v1/completions", body) as other:
+        with Running(url, "/v1/completions", body) as other:
             other.read_some()
-            assert len(busy()) == 2
+            eventually(lambda: len(busy()) == 2, "both slots are busy")
             full = request(url, "GET", "/slots?fail_on_no_slot=1")
             assert full.status == 503
             assert full.json["error"]["type"] == "unavailable_error"

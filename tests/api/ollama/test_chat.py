@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lasting import LASTING, SETTINGS, write_lasting
 from ollama_calls import both, content, lines_of, refused
 from support import STARTER, Json, Stream, chat_body, eventually, request
 from tiny_vision import make_seeing, pixels, png
@@ -232,12 +233,15 @@ def test_an_answer_with_keep_alive_0_unloads_the_model(make_server: Callable[...
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_a_stream_that_fails_ends_with_an_error(make_server: Callable[..., Server]) -> None:
-    server = make_server()
-    body = chat_body(options={"ignore_eos": True}, model=STARTER)
+def test_a_stream_that_fails_ends_with_an_error(
+    make_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    write_lasting(tmp_path)
+    server = make_server(**SETTINGS)
+    body = {**chat_body(options={"ignore_eos": True}), "model": LASTING}
     with Stream(server.url, CHAT, body) as stream:
         assert json.loads(stream.response.readline())["done"] is False
-        engine = server.pool.engine(STARTER)
+        engine = server.pool.engine(LASTING)
         eventually(
             lambda: any(p.state >= State.SCORED for p in engine.requests.pending()), "it has begun"
         )

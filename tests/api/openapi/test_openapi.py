@@ -15,7 +15,8 @@ import tiny_models
 from documented import Documented
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import STARTER, Response, Stream, chat_body, endless, request
+from lasting import LASTING, SETTINGS, Running, lasting, write_lasting
+from support import STARTER, Response, chat_body, endless, request
 
 from offgrid.api.anthropic import request as messages_schema
 from offgrid.api.anthropic.signature import Signer
@@ -533,11 +534,12 @@ def test_refused_by_name_and_by_size(base_url: str, documented: Documented) -> N
 
 def test_a_busy_and_a_failing_server(make_server: Callable[..., Server], tmp_path: Path) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF and no model")
-    server = make_server(parallel=1, queue_size=0, default_model=STARTER)
+    write_lasting(tmp_path)
+    server = make_server(parallel=1, queue_size=0, default_model=LASTING, **SETTINGS)
     documented = Documented.of(server.url)
-    with Stream(server.url, TEXT, endless()) as running:
+    with Running(server.url, TEXT, lasting()) as running:
         assert running.read_some()
-        busy = request(server.url, "POST", CHAT, chat_body())
+        busy = request(server.url, "POST", CHAT, chat_body() | {"model": LASTING})
         assert busy.status == 503
         documented.check(busy, "post", CHAT)
         running.leave()

@@ -11,10 +11,11 @@ from typing import Any
 
 import psutil
 import pytest
+from lasting import LASTING, SETTINGS, Running, lasting, write_lasting
 from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types.responses import Response
 from responses_calls import EVENT, PATH, ask, body, text_of
-from support import STARTER, Json, Stream, endless, eventually, request
+from support import STARTER, TIMEOUT, Json, eventually, request
 
 from offgrid.api.responses import background
 from offgrid.api.responses.background import Background, BackgroundResponse, owner_lives, read
@@ -24,7 +25,7 @@ from offgrid.server import Server
 from offgrid.store.file import Item, Owner
 from offgrid.store.responses import ResponseStore, StoredResponse
 
-ENDLESS: Json = {"ignore_eos": True}
+ENDLESS: Json = {"model": LASTING, "ignore_eos": True}
 MakeServer = Callable[..., Server]
 
 
@@ -97,11 +98,32 @@ def test_a_stream_that_is_cut_can_be_taken_up_again(client: OpenAI) -> None:
     assert [event.sequence_number for event in seen] == list(range(len(seen)))
 
 
-def test_cancel(client: OpenAI, base_url: str) -> None:
+@pytest.fixture
+def make_lasting(make_server: MakeServer, tmp_path: Path) -> MakeServer:
+    """Start servers with the starter and a model whose answers last until a test ends them."""
+    write_lasting(tmp_path)
+    return lambda **flags: make_server(**SETTINGS, default_model=STARTER, max_models=2, **flags)
+
+
+@pytest.fixture
+def endless_url(make_lasting: MakeServer) -> str:
+    return make_lasting().url
+
+
+@pytest.fixture
+def endless_client(endless_url: str) -> Iterator[OpenAI]:
+    with OpenAI(
+        base_url=f"{endless_url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT
+    ) as client:
+        yield client
+
+
+def test_cancel(endless_client: OpenAI, endless_url: str) -> None:
+    client, base_url = endless_client, endless_url
     made = client.responses.create(
-        model=STARTER, input="Hello!", background=True, extra_body=ENDLESS
+        model=LASTING, input="Hello!", background=True, extra_body=ENDLESS
     )
-    with Stream(base_url, "/v1/completions", endless()) as other:  # the queue is not blocked
+    with Running(base_url, "/v1/completions", lasting()) as other:  # the queue is not blocked
         assert other.read_some()
     cancelled = client.responses.cancel(made.id)
     assert cancelled.status == "cancelled"
@@ -117,8 +139,9 @@ def test_cancel(client: OpenAI, base_url: str) -> None:
 
 
 def test_an_unfinished_response_is_not_continued_and_can_be_deleted(
-    client: OpenAI, base_url: str
+    endless_client: OpenAI, endless_url: str
 ) -> None:
+    client, base_url = endless_client, endless_url
     made = start(base_url, **ENDLESS)
     with pytest.raises(BadRequestError, match="not finished"):
         client.responses.create(model=STARTER, input="x", previous_response_id=made["id"])
@@ -150,9 +173,9 @@ def test_odd_queries(base_url: str) -> None:
         assert (answer.status, answer.json["error"]["param"]) == (400, param)
 
 
-def test_their_number_is_limited(make_server: MakeServer) -> None:
+def test_their_number_is_limited(make_lasting: MakeServer) -> None:
     """Half of the places in the queue are left to others; a finished one makes room."""
-    url = make_server(parallel=1, queue_size=1).url
+    url = make_lasting(parallel=1, queue_size=1).url
     first = start(url, **ENDLESS)
     refused = request(url, "POST", PATH, body(background=True))
     assert (refused.status, refused.json["error"]["code"]) == (503, "server_busy")
@@ -191,19 +214,19 @@ def test_a_file_that_fails_is_an_error_and_leaves_nothing_running(
     path = tmp_path / "file" / "responses.sqlite3"
     (tmp_path / "file").write_text("where the folder should be")
     server = make_server(responses_file=path, parallel=1, queue_size=1)
-    answer = request(server.url, "POST", PATH, body(background=True, **ENDLESS))
+    answer = request(server.url, "POST", PATH, body(background=True, ignore_eos=True))
     assert (answer.status, answer.json["error"]["code"]) == (500, "store_failed")
     os.unlink(tmp_path / "file")
     assert finished(server.url, start(server.url)["id"])["status"] == "completed"
 
 
 @pytest.mark.slow
-def test_the_end_of_the_server_is_an_error_in_the_response(make_server: MakeServer) -> None:
+def test_the_end_of_the_server_is_an_error_in_the_response(make_lasting: MakeServer) -> None:
     """An orderly end stores the failure."""
-    first = make_server()
+    first = make_lasting()
     made = start(first.url, **ENDLESS)
     first.stop()
-    response = retrieve(make_server().url, made["id"])
+    response = retrieve(make_lasting().url, made["id"])
     assert response["status"] == "failed"
     assert response["error"]["code"] == "server_error"
 

@@ -49,6 +49,14 @@ def model_of(stats: Json) -> Json:
     return model  # type: ignore[no-any-return]
 
 
+def counts_of(stats: Json) -> dict[tuple[str, str, str], int]:
+    """Method, endpoint and kind of status -> number of requests."""
+    return {
+        (row["method"], row["endpoint"], row["status"]): row["count"]
+        for row in stats["total"]["endpoints"]
+    }
+
+
 def test_requests_and_tokens(make_server: Serve) -> None:
     """What the answers say they used is what the statistics say."""
     server = make_server(parallel=2)
@@ -80,17 +88,17 @@ def test_requests_and_tokens(make_server: Serve) -> None:
     cached += answer.usage.input_tokens_details.cached_tokens
     tokens = {"prompt": prompt, "cached": cached, "completion": completion}
     # A stream ends for the server a moment after its client has read the end.
-    eventually(lambda: model_of(stats_of(server))["requests"] == 5, "the stream has ended")
+    eventually(
+        lambda: counts_of(stats_of(server)).get(("POST", CHAT, "2xx")) == 2, "the stream has ended"
+    )
     stats = stats_of(server)
     model = model_of(stats)
     assert model["tokens"] == stats["total"]["tokens"] == tokens
+    assert model["requests"] == 5
     finished = model["finished"]
     assert sum(finished.values()) == 6
     assert finished["abort"] == finished["error"] == 0
-    counts = {
-        (row["method"], row["endpoint"], row["status"]): row["count"]
-        for row in stats["total"]["endpoints"]
-    }
+    counts = counts_of(stats)
     assert counts[("POST", CHAT, "2xx")] == 2
     assert counts[("POST", TEXT, "2xx")] == counts[("POST", TEXT, "4xx")] == 1
     assert counts[("GET", "(unknown)", "4xx")] == 1
@@ -118,8 +126,9 @@ def test_state_of_the_model_and_the_machine(make_server: Serve) -> None:
     assert usage > 10
 
     def seen() -> bool:
-        model = model_of(stats_of(server))
-        return model["process"] is not None and model["cells"]["used"] > 0
+        stats = stats_of(server)
+        model, taken = model_of(stats), stats["places"]["taken"]
+        return model["process"] is not None and model["cells"]["used"] > 0 and taken == 0
 
     eventually(seen, "the worker has said what it holds, and was looked at")
     stats = stats_of(server)

@@ -25,7 +25,7 @@ from offgrid.engine.worker.branching import END, Branching, BranchTokens, Trie
 from offgrid.engine.worker.figures import figures_of
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.prompts import read_branches
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
 from offgrid.errors import ContextLengthExceeded, SamplingError
 from offgrid.sampling import SamplingParams
 

@@ -19,9 +19,9 @@ from slot_memory import Kind, SlotMemory
 from variants import few
 
 from offgrid.engine.worker.prefix import MIN_COPY, REWRITTEN
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
+from offgrid.engine.worker.scheduler.slots import Placement
 from offgrid.engine.worker.sequence import Status
-from offgrid.engine.worker.slots import Placement
 
 Turn = load_module("simulated").Turn
 ANSWER = 5

@@ -25,8 +25,8 @@ from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer, TcpWSGIServer
 
 from offgrid.addresses import group_of
-from offgrid.api.http.error_shapes import openai_error
-from offgrid.api.http.errors import http_problem
+from offgrid.api.http.error_bodies import openai_error
+from offgrid.api.http.error_handlers import http_problem
 from offgrid.api.http.headers import protective_headers
 from offgrid.api.http.waitress.channel import Channel
 

@@ -22,8 +22,8 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import RequestEntityTooLarge, RequestHeaderFieldsTooLarge
 
 from offgrid.api.http.access import Access
-from offgrid.api.http.error_shapes import Problem, error_shape, speaks_anthropic
-from offgrid.api.http.errors import http_problem, refusal_headers, request_problem
+from offgrid.api.http.error_bodies import Problem, error_shape, speaks_anthropic
+from offgrid.api.http.error_handlers import http_problem, refusal_headers, request_problem
 from offgrid.api.http.forwarding import Forwarding
 from offgrid.api.http.headers import protective_headers
 from offgrid.api.http.middleware import AllowedOrigins, cors_headers

@@ -20,6 +20,7 @@ from offgrid.engine.protocol.reports import ModelInfo
 from offgrid.engine.worker.checkpoints import first_needed
 from offgrid.engine.worker.image import Embeddings, ImageTile
 from offgrid.engine.worker.llama.batch import Batch
+from offgrid.engine.worker.llama.chat_templates import CHAT_TEMPLATE, read_chat_templates
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
 from offgrid.engine.worker.llama.kv_types import GGML_TYPES
@@ -34,12 +35,7 @@ from offgrid.engine.worker.llama.state import (
 )
 from offgrid.engine.worker.llama.untouched import give_back_zeros, trim_heap, writable
 from offgrid.engine.worker.llama.vision import Vision, VisionError
-from offgrid.engine.worker.llama.weights import (
-    CHAT_TEMPLATE,
-    MAX_UBATCH,
-    Weights,
-    set_attention,
-)
+from offgrid.engine.worker.llama.weights import MAX_UBATCH, Weights, set_attention
 
 _IMAGE_SHARE = 4
 """An image takes at most this fraction (1/4) of the context, if its projector can be limited."""
@@ -225,7 +221,7 @@ class Model(Weights):
         description = ctypes.create_string_buffer(256)
         lc.llama_model_desc(self._model, description, len(description))
         bos_text, eos_text, pad_text = self.template_texts()
-        chat_template, chat_templates = self.chat_templates()
+        chat_template, chat_templates = read_chat_templates(self.metadata)
         return ModelInfo(
             path=load.path,
             description=description.value.decode("utf-8", "replace"),

@@ -27,10 +27,7 @@ from offgrid.engine.worker.llama.vocabulary import Vocabulary
 MAX_UBATCH = 512
 """Most tokens that llama.cpp computes at once."""
 _MAX_METADATA_VALUE = 1 << 20
-CHAT_TEMPLATE = "tokenizer.chat_template"
-"""Key of the default chat template, and beginning of the keys of named ones."""
 _ON = lc.LLAMA_FLASH_ATTN_TYPE_ENABLED
-_NO_TEMPLATE = (None, "", "chatml")
 _PROGRESS_STEP = 0.01
 """Least difference between two reports of the progress."""
 _RANK = "4"
@@ -158,23 +155,6 @@ class Weights(Vocabulary):
         )
         decodes = bool(lc.llama_model_has_decoder(self._model))
         self.generates = decodes and self.causal and named not in _POOLINGS
-
-    def chat_templates(self) -> tuple[str | None, dict[str, str]]:
-        """Return the default chat template and the named ones (``tokenizer.chat_template.<name>``).
-
-        If the default is missing or empty, a template named ``default`` or else, as in llama.cpp,
-        ``tool_use`` takes its place.
-        """
-        prefix = f"{CHAT_TEMPLATE}."
-        named = {
-            key.removeprefix(prefix): text
-            for key, text in self.metadata.items()
-            if key.startswith(prefix)
-        }
-        default = self.metadata.get(CHAT_TEMPLATE)
-        if default in _NO_TEMPLATE:
-            default = named.get("default") or named.get("tool_use") or default
-        return default, named
 
     def _scores_inputs(self) -> bool:
         """Whether the model has a classification head with one output, which is a score.

@@ -10,8 +10,8 @@ from fake_sequences import PROMPT, Fake, admitted, compute, start
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offgrid.engine.worker import scheduler as scheduler_module
-from offgrid.engine.worker.scheduler import Scheduler
+import offgrid.engine.worker
+from offgrid.engine.worker.scheduler.plan import Scheduler
 from offgrid.engine.worker.sequence import Status
 
 
@@ -206,12 +206,10 @@ def test_a_full_slot_is_no_bridge() -> None:
 
 
 def test_statuses_are_set_by_the_scheduler_alone() -> None:
-    folder = Path(scheduler_module.__file__).parent
+    folder = Path(offgrid.engine.worker.__file__).parent
     setters = {
         path.name
         for path in folder.rglob("*.py")
         if re.search(r"\.status = ", path.read_text(encoding="utf-8"))
     }
-    assert setters == {"scheduler.py", "sequence.py", "slots.py"}, (
-        "and each sequence begins with one"
-    )
+    assert setters == {"plan.py", "sequence.py", "slots.py"}, "and each sequence begins with one"

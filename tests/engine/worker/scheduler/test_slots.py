@@ -6,7 +6,7 @@ import pytest
 from fake_sequences import PROMPT, Fake, admitted, compute, start
 
 from offgrid.engine.worker.prefix import MIN_COPY, MIN_REUSE
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
 from offgrid.engine.worker.sequence import Status
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from offgrid.chat.calls import CallReader, Reading
+from offgrid.chat.call_parser import CallParser, Reading
 from offgrid.chat.formats import CallFormat, Channels, ReasoningFormat
 from offgrid.chat.literals import MAX_HEAD, Literal, any_of
 
@@ -166,7 +166,7 @@ class AnswerParser:
         self._fresh = True  # whether no content has followed the beginning or the last call
         self._wrapped = False  # whether a wrapper has come
         self._opened = ""  # text before the header that is being read
-        self._call: CallReader | None = None
+        self._call: CallParser | None = None
         self._state: Callable[[str], str] = self._read
         if form.channels is not None:
             self._state = self._first_header
@@ -372,7 +372,7 @@ class AnswerParser:
     def _open_call(
         self, candidates: list[tuple[Reading, Literal]], marker: str, name: str = ""
     ) -> None:
-        self._call = CallReader(
+        self._call = CallParser(
             candidates, self._functions, marker, live=self._constrained, start=self._start,
             arguments=self._pass_arguments, name=name,
             most=max(0, self._max_calls - self.calls),

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Python interface to csrc/og_text: converts the bytes of tokens to text, up to a stop string, and
-finds strings in such bytes."""
+"""Python interface to csrc/og_stops and csrc/og_utf8: converts the bytes of tokens to text, cuts it
+before a stop string, and finds strings in such bytes."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -32,7 +32,7 @@ cdef class StringScanner:
     Raises:
         InvalidParameter: a string is empty or not text, or all together have over 1 MiB.
 
-    The match that ends first wins; of several, the longest. Definitions: ``csrc/og_text.h``. Only
+    The match that ends first wins; of several, the longest. Definitions: ``csrc/og_stops.h``. Only
     one thread may use a scanner at a time.
     """
 
@@ -121,7 +121,7 @@ cdef class TextStream:
         InvalidParameter: a stop string is empty or not text, or all together have over 1 MiB.
 
     Only bytes that may still become a stop string or a whole character are held back. The text is
-    the same however the bytes were split. Definitions: ``csrc/og_text.h``. Only one thread may use
+    the same however the bytes were split. Definitions: ``csrc/og_stops.h``. Only one thread may use
     a stream at a time.
     """
 

@@ -3,9 +3,9 @@
 Each step decodes one token of every sequence that generates. The rest of the step's tokens goes to
 prefill in chunks, so that a long prompt delays the other streams by a bounded amount: callers take
 turns at it, and of the prompts of a caller, the oldest is computed first.
-:mod:`offgrid.engine.worker.waiting` decides who gets the next slot;
-:mod:`offgrid.engine.worker.slots` chooses which slot, and the prefix after which the sequence
-begins.
+:mod:`offgrid.engine.worker.scheduler.queue` decides which sequence gets the next slot;
+:mod:`offgrid.engine.worker.scheduler.slots` chooses which slot, and the prefix after which the
+sequence begins.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from offgrid.engine.worker.checkpoints import Checkpoint, Checkpoints
+from offgrid.engine.worker.scheduler.queue import Waiting
+from offgrid.engine.worker.scheduler.slots import MAX_GAP, Placement, SavedPrefixes, Slots
 from offgrid.engine.worker.sequence import Status
-from offgrid.engine.worker.slots import MAX_GAP, Placement, SavedPrefixes, Slots
 from offgrid.engine.worker.spans import BatchSpan, S
-from offgrid.engine.worker.waiting import Waiting
 
 
 class Scheduler(Slots[S]):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from fake_sequences import Fake, admitted, compute
 
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
 from offgrid.engine.worker.sequence import Status
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from offgrid.engine.limits import (
+from offgrid.engine.context_length import (
     BYTES_PER_TOKEN,
     check_input_tokens,
     check_message_count,

@@ -1,6 +1,6 @@
 """Slots and prefill are shared by caller: the scheduler with a stand-in for the model.
 
-The bounds are those that ``offgrid/engine/worker/waiting.py`` states.
+The bounds are those that ``offgrid/engine/worker/scheduler/queue.py`` states.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from offgrid.engine.protocol.requests import BATCH, INTERACTIVE, NORMAL
-from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scheduler.plan import Scheduler
+from offgrid.engine.worker.scheduler.queue import AGE
 from offgrid.engine.worker.sequence import Status
-from offgrid.engine.worker.waiting import AGE
 
 
 def fakes(count: int, owner: str, priority: int = NORMAL, first: int = 0) -> list[Fake]:

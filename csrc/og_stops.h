@@ -1,18 +1,15 @@
-/* From token bytes to text that may be shown: stop strings and unfinished UTF-8. Banned strings are
- * followed in the same way as stop strings.
+/* Where a stop string ends in a stream of bytes, and which bytes at its end may still become one.
+ * Banned strings are followed in the same way.
  *
- * Stop strings. All are followed at once, with one KMP automaton each (Knuth, Morris, Pratt 1977):
+ * All strings are followed at once, with one KMP automaton each (Knuth, Morris, Pratt 1977):
  * after every byte, the state of a stop string is the length of the longest suffix of the stream
  * that is a prefix of the stop string. Thus the bytes that may still become a stop string are
  * exactly the last max(state), however the stream was split into pieces.
  * Definition of a match: the earliest END wins; among stop strings that end at the same byte the
  * longest. The text is cut before the match. (Of "abcd" and "bc", the stream "abcd" ends at "bc".)
- *
- * UTF-8. An unfinished character at the end is held back. Bytes that cannot become a character are
- * passed on and decoded as U+FFFD per maximal subpart (Unicode 15, section 3.9).
  */
-#ifndef OG_TEXT_H
-#define OG_TEXT_H
+#ifndef OG_STOPS_H
+#define OG_STOPS_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -37,9 +34,5 @@ void og_stops_init(og_stops *s);
  * og_stops_init: the state of the matched stop string is its length, and it has no next byte.
  * Amortised O(n * n_stops). */
 size_t og_stops_feed(og_stops *s, const uint8_t *data, size_t n, int32_t *matched, int32_t *held);
-
-/* The number of bytes at the end of data[0..n-1] that begin a UTF-8 character which further bytes
- * can finish: 0..3. O(1). */
-size_t og_utf8_unfinished(const uint8_t *data, size_t n);
 
 #endif

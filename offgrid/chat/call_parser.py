@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from offgrid.chat.bodies import Body, ObjectBody, body_of
+from offgrid.chat.call_bodies import Body, ObjectBody, body_of
 from offgrid.chat.formats import CallFormat
 from offgrid.chat.literals import FAILED, MAX_SPACE, MORE, Head, Literal, skip_space
 
@@ -56,7 +56,7 @@ class Reading:
         return text[index].isalnum() or text[index] in "_-" or may_be_empty
 
 
-class CallReader:
+class CallParser:
     """Reads the calls that follow one opener. Failure leaves :attr:`raw`, which is content.
 
     Args:
