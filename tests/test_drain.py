@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import lasting
 import pytest
+from lasting import Kept, write_lasting
 from processes import Child, all_gone, serving
+from stopped_worker import Waiting
 from support import STARTER, TIMEOUT, Stream, endless, request
 
 TEXT = "/v1/completions"
@@ -72,7 +75,12 @@ def test_answers_finish_while_nothing_new_begins(tmp_path: Path) -> None:
     with serving(tmp_path, *flags) as child:
         url = child.wait_ready()
         worker = child.worker()
-        with streams(url, 100) as opened, connect(url) as idle, connect(url) as late:
+        with (
+            streams(url, 100) as opened,
+            connect(url) as idle,
+            connect(url) as late,
+            contextlib.ExitStack() as stack,
+        ):
             idle.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             health, _ = answer_of(idle)
             assert health.status == 200
@@ -80,7 +88,7 @@ def test_answers_finish_while_nothing_new_begins(tmp_path: Path) -> None:
             # One thread reads all connections in turn, so it has read the beginning by now.
             assert request(url, "GET", "/health").status == 200
             # Pause the answers so that they do not end before the checks below.
-            worker.suspend()
+            waiting = stack.enter_context(Waiting(url, worker, STREAMS))
             child.process.terminate()
             child.err.find(FINISHING)
             assert is_closed(idle)
@@ -97,6 +105,7 @@ def test_answers_finish_while_nothing_new_begins(tmp_path: Path) -> None:
             for stream in opened:
                 *_, done = stream.events()
                 assert done == "[DONE]"
+            assert waiting.response().status == 200
         assert child.wait() == 0
         all_gone([worker])
 
@@ -105,17 +114,23 @@ def test_answers_finish_while_nothing_new_begins(tmp_path: Path) -> None:
 def test_answers_that_take_too_long_end_with_an_error(tmp_path: Path) -> None:
     """A15: streams get an event with the reason; a background response has failed, and says so
     after a restart. The exit status is 0: the server was told to end."""
-    flags = ("--parallel", str(STREAMS + 1), "--drain-timeout", "0.2")
+    (tmp_path / "models").mkdir()
+    write_lasting(tmp_path / "models")
+    # They take turns, so that each lasts as long as one with a context eight times as long.
+    flags = (
+        "--parallel", str(STREAMS + 1), "--drain-timeout", "0.2", *lasting.FLAGS,
+        "--ctx-size", str(lasting.CONTEXT // STREAMS),
+    )  # fmt: skip
     with serving(tmp_path, *flags) as child:
         url = child.wait_ready()
         worker = child.worker()
-        body = {"model": STARTER, "input": "Once", "background": True, "ignore_eos": True}
+        body = {"model": "lasting", "input": "Once", "background": True, "ignore_eos": True}
         id = request(url, "POST", RESPONSES, body).json["id"]
-        with streams(url, 1900) as opened:
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(Kept(url, TEXT, lasting.BODY)) for _ in range(STREAMS)]
             child.process.terminate()
             for stream in opened:
-                *_, last = stream.events()
-                assert json.loads(last)["error"]["code"] == "server_shutting_down"
+                assert json.loads(stream.wait())["error"]["code"] == "server_shutting_down"
         assert child.wait() == 0
         assert "Traceback" not in child.err.text
         all_gone([worker])
@@ -154,11 +169,12 @@ def test_a_server_that_ends_hands_its_port_over(tmp_path: Path) -> None:
         worker = child.worker()
         with Stream(url, TEXT, endless(max_tokens=100)) as stream:
             assert stream.read_some()
-            worker.suspend()
-            child.process.terminate()
-            child.err.find(FINISHING)
-            successor(tmp_path, url)
-            worker.resume()
+            with Waiting(url, worker, others=1) as waiting:
+                child.process.terminate()
+                child.err.find(FINISHING)
+                successor(tmp_path, url)
+                worker.resume()
+                assert waiting.response().status == 200
             *_, done = stream.events()
             assert done == "[DONE]"
 

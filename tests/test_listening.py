@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import lasting
 import pytest
 from click.testing import CliRunner
+from lasting import write_lasting
 from processes import Child, models_flags, program
 from support import STARTER, TIMEOUT, chat_body, eventually
 from variants import few
@@ -70,14 +72,16 @@ def test_a_server_on_a_unix_socket(make_server: Make, tmp_path: Path) -> None:
 def test_the_server_notices_that_a_client_of_a_unix_socket_has_left(
     make_server: Make, tmp_path: Path
 ) -> None:
-    server = make_server(socket=str(tmp_path / "offgrid.sock"))
-    body = {"model": STARTER, "prompt": "Once", "ignore_eos": True, "stream": True}
+    write_lasting(tmp_path)
+    server = make_server(
+        socket=str(tmp_path / "offgrid.sock"), ctx_size=lasting.CONTEXT, drafts=False, parallel=1
+    )
     with (
         client(tmp_path / "offgrid.sock") as asking,
-        asking.stream("POST", "/v1/completions", json=body) as stream,
+        asking.stream("POST", "/v1/completions", json=lasting.BODY) as stream,
     ):
         next(stream.iter_lines())
-    engine = server.pool.engine(STARTER)
+    engine = server.pool.engine("lasting")
     eventually(lambda: engine.in_flight == 0, "the generation has ended")
 
 

@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import lasting
+import psutil
 import pytest
+from lasting import Kept, write_lasting
 from processes import Child, all_gone, models_flags, program
+from stopped_worker import Waiting
 from support import (
     STARTER,
     TIMEOUT,
@@ -60,12 +64,18 @@ def start(tmp_path: Path) -> Iterator[StartServer]:
 
 
 @pytest.fixture
-def serve(start: StartServer, tmp_path: Path) -> StartServer:
+def models(tmp_path: Path) -> Path:
+    """An empty models directory; the server uses the starter unless a test puts models there."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def serve(start: StartServer, models: Path) -> StartServer:
     """Start ``offgrid serve`` on a free port, with more flags and variables."""
 
     def start_server(*flags: str, **options: Any) -> Child:
-        models = tmp_path / "models"
-        models.mkdir(exist_ok=True)
         command = (program("offgrid"), "serve", "--port", "0", *models_flags(models))
         return start(*command, *flags, **options)
 
@@ -102,13 +112,14 @@ def test_running_answers_finish(serve: StartServer, stop: Callable[[Child], None
         assert text.read_some()
         assert chat.read_some()
         # Pause the answers so that they do not end before the checks below.
-        worker.suspend()
-        stop(child)
-        child.err.find(FINISHING)
-        with pytest.raises(ConnectionRefusedError):
-            request(url, "GET", "/health")
-        assert child.process.poll() is None
-        worker.resume()
+        with Waiting(url, worker, others=2) as waiting:
+            stop(child)
+            child.err.find(FINISHING)
+            with pytest.raises(ConnectionRefusedError):
+                request(url, "GET", "/health")
+            assert child.process.poll() is None
+            worker.resume()
+            assert waiting.response().status == 200
         for stream in (text, chat):
             *events, done = stream.events()
             assert done == "[DONE]"
@@ -124,6 +135,9 @@ def test_a_whole_answer_finishes(make_server: Callable[..., Server]) -> None:
     server = make_server(drain_timeout=60)
     engine = server.pool.engine(STARTER)
     body = endless(max_tokens=300, stream=False)
+    assert engine.pid is not None
+    worker = psutil.Process(engine.pid)
+    worker.suspend()  # or the answer may end before the server is told to end
 
     def ask() -> Response:
         return request(server.url, "POST", TEXT, body)
@@ -132,9 +146,19 @@ def test_a_whole_answer_finishes(make_server: Callable[..., Server]) -> None:
         eventually(lambda: engine.in_flight == 1, "it runs")
         server.stop()
 
-    response, _ = together([ask, stop])
+    def go_on() -> None:
+        eventually(lambda: refuses(server.port), "it ends")
+        worker.resume()
+
+    response, _, _ = together([ask, stop, go_on])
     assert response.status == 200
     assert response.json["usage"]["completion_tokens"] == 300
+
+
+def refuses(port: int) -> bool:
+    """Whether nothing listens on a port of this machine."""
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_stop_leaves_no_thread(make_server: Callable[..., Server]) -> None:
@@ -149,22 +173,17 @@ def test_stop_leaves_no_thread(make_server: Callable[..., Server]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stuck", [False, True], ids=["at work", "stuck"])
-def test_a_drain_ends_when_its_time_is_up(serve: StartServer, stuck: bool) -> None:
-    child = serve(OFFGRID_DRAIN_TIMEOUT="0.2" if stuck else "0")
+def test_a_drain_ends_when_its_time_is_up(serve: StartServer, models: Path, stuck: bool) -> None:
+    write_lasting(models)
+    child = serve(*lasting.FLAGS, "--parallel", "2", OFFGRID_DRAIN_TIMEOUT="0.2" if stuck else "0")
     url = child.wait_ready()
     worker = child.worker()
-    with (
-        Stream(url, TEXT, endless(max_tokens=1900)) as one,
-        Stream(url, TEXT, endless(max_tokens=1900)) as two,
-    ):
-        assert one.read_some()
-        assert two.read_some()
+    with Kept(url, TEXT, lasting.BODY) as one, Kept(url, TEXT, lasting.BODY) as two:
         if stuck:
             worker.suspend()
         child.process.terminate()
         for stream in (one, two):
-            *_, last = stream.events()
-            assert json.loads(last)["error"]["code"] == "server_shutting_down"
+            assert json.loads(stream.wait())["error"]["code"] == "server_shutting_down"
     assert child.wait() == 0
     all_gone([worker])
 
@@ -214,8 +233,7 @@ def test_the_log_in_json_has_no_other_lines(serve: StartServer) -> None:
     """On standard error, from the start to the second signal."""
     child = serve("--log-format", "json", "--drain-timeout", "600")
     url = child.wait_ready()
-    with Stream(url, TEXT, endless()) as stream:
-        assert stream.read_some()
+    with Waiting(url, child.worker(), others=0):
         child.process.terminate()
         child.err.find(FINISHING)
         child.process.terminate()
@@ -231,9 +249,7 @@ def test_a_second_signal_ends_it_at_once(serve: StartServer) -> None:
     child = serve("--drain-timeout", "600")
     url = child.wait_ready()
     worker = child.worker()
-    with Stream(url, TEXT, endless()) as stream:
-        assert stream.read_some()
-        worker.suspend()
+    with Waiting(url, worker, others=0):
         child.process.terminate()
         child.err.find(FINISHING)
         child.process.terminate()

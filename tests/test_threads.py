@@ -16,7 +16,7 @@ import pytest
 from changed_models import with_template
 from processes import Child, serving
 from sticks import content, put
-from support import STARTER, Stream, chat_body, endless, request
+from support import STARTER, Json, Stream, chat_body, endless, eventually, request
 from tiny_vision import make_seeing, pixels, png
 
 from offgrid.server import Server
@@ -102,15 +102,26 @@ def bring_a_model(url: str, stick: Path) -> None:
     assert made["status"] == "completed"
 
 
-def save_prefixes(url: str) -> None:
-    """Write a prefix to disk, and read it again."""
-    texts = ("The otter swam down the river. " * 30, "A fox went up the hill one day. " * 30)
-    for text in (*texts, texts[0]):
+def save_prefixes(url: str, threads: Path) -> None:
+    """Write a prefix to disk, and read it again. While it is being written, it is still taken from
+    memory."""
+    otter, fox = "The otter swam down the river. " * 30, "A fox went up the hill one day. " * 30
+
+    def usage(text: str) -> Json:
         body = {"model": STARTER, "prompt": text, "max_tokens": 1}
         answer = request(url, "POST", "/v1/completions", body)
         assert answer.status == 200
-    usage = answer.json["usage"]
-    assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
+        return dict(answer.json["usage"])
+
+    usage(otter)
+
+    def is_read() -> bool:
+        usage(fox)
+        again = usage(otter)
+        assert again["prompt_tokens_details"]["cached_tokens"] == again["prompt_tokens"] - 1
+        return any("prefix-reader" in file.read_text() for file in threads.iterdir())
+
+    eventually(is_read, "a prefix is read from disk")
 
 
 @pytest.mark.slow
@@ -144,7 +155,7 @@ def test_all_threads_are_in_the_table(tmp_path: Path, starter_path: Path) -> Non
         compute_hard_masks(url)
         body = {"model": STARTER, "prompt": "word " * 20_000, "max_tokens": 1}
         assert request(url, "POST", "/v1/completions", body).status == 400  # large, and too long
-        save_prefixes(url)
+        save_prefixes(url, threads)
         end_the_worker(child)
         responses = "/v1/responses"
         made = request(url, "POST", responses, {"model": STARTER, "input": "a", "background": True})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from wsgiref.util import setup_testing_defaults
 
@@ -35,8 +36,12 @@ def series(server: Server) -> set[str]:
     # The full number shows no more than that nothing grows, which the small one shows too.
     [1_000, pytest.param(100_000, marks=pytest.mark.slow)],
 )
-def test_e17_random_paths_methods_and_models(server: Server, rounds: int) -> None:
-    """E17: labels come from lists, so that the series stay the same."""
+def test_e17_random_paths_methods_and_models(
+    make_server: Callable[..., Server], rounds: int
+) -> None:
+    """E17: labels come from lists, so that the series stay the same. The server is new: requests
+    that end late would add series to a server of other tests."""
+    server = make_server()
     logging.getLogger("offgrid.requests").setLevel(logging.CRITICAL)
     app: App = server.http._server.application
     observer = server.observation.observer
@@ -61,11 +66,14 @@ def test_e17_random_paths_methods_and_models(server: Server, rounds: int) -> Non
     try:
         for _ in range(5):
             attack()
-        # The worker begins to load only now if this is the first test of its process.
-        late = ("offgrid_disk_bytes", 'process="worker"', "offgrid_sampled_tokens_total")
+        # The worker begins to load only now.
+        late = (
+            "offgrid_disk_bytes", 'process="worker"', "offgrid_sampled_tokens_total",
+            "offgrid_threads{", "offgrid_cells{",
+        )  # fmt: skip
         eventually(
             lambda: all(any(part in name for name in series(server)) for part in late),
-            "the server has looked at its processes and disks",
+            "the server has looked at its processes and disks, and its worker has reported",
         )
         before = series(server)
         for _ in range(rounds // 5):

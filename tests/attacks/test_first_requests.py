@@ -136,20 +136,28 @@ def attack(server: Child, calls: list[Call]) -> None:
     parts = urlsplit(server.url)
     assert parts.hostname is not None
     with contextlib.ExitStack() as open_sockets:
-        waiting = []
-        for method, path, body in calls:
-            data = b"" if body is None else json.dumps(body).encode()
-            head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}"
-            message = head.encode() + b"\r\n\r\n" + data
-            sock = socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT)
-            open_sockets.enter_context(sock).sendall(message[:-1])
-            waiting.append((sock, message[-1:]))
-        for sock, last in waiting:
-            sock.sendall(last)
-        statuses = [status_of(sock) for sock, _ in waiting]
+        # The head of a request must arrive within ten seconds, so all are connected before.
+        sockets = [
+            open_sockets.enter_context(
+                socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT)
+            )
+            for _ in calls
+        ]
+        messages = [message_of(*call) for call in calls]
+        for sock, message in zip(sockets, messages, strict=True):
+            sock.sendall(message[:-1])
+        for sock, message in zip(sockets, messages, strict=True):
+            sock.sendall(message[-1:])
+        statuses = [status_of(sock) for sock in sockets]
     assert set(statuses) <= HARMLESS, statuses
     assert request(server.url, "GET", "/health").status == 200
     assert server.process.poll() is None
+
+
+def message_of(method: str, path: str, body: dict[str, Any] | None) -> bytes:
+    data = b"" if body is None else json.dumps(body).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}"
+    return head.encode() + b"\r\n\r\n" + data
 
 
 def status_of(sock: socket.socket) -> int:

@@ -11,29 +11,29 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lasting
 import pytest
+from lasting import Kept, write_lasting
 from processes import Child
-from scripted_model import write
 from served import complete, connect, descriptors, served, unharmed
-from support import STARTER, Json, Stream, endless, eventually, request
+from support import Json, eventually, request
 
 pytestmark = pytest.mark.usefixtures("access")
 TEXT = "/v1/completions"
-SHORT = {"model": STARTER, "prompt": "Once", "max_tokens": 2}
+SHORT = {"model": "lasting", "prompt": "Once", "max_tokens": 2}
 LONG = "a long story about an otter " * 150
 Sent = Callable[[socket.socket], object]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, access: str) -> Iterator[Child]:
-    """A server with one slot, so that a request that is not given up would stop all others.
-
-    Its long context lets an answer without end outlast a test.
-    """
+    """A server with one slot, so that a request that is not given up would stop all others."""
     folder = tmp_path_factory.mktemp("gone")
+    (folder / "models").mkdir()
+    write_lasting(folder / "models")
     flags = (
-        "--parallel", "1", "--max-models", "1", "--batch-size", "32", "--ctx-size", "32768",
-        "--sse-ping-interval", "0.1",
+        "--parallel", "1", "--max-models", "1", "--batch-size", "32", "--sse-ping-interval", "0.1",
+        *lasting.FLAGS,
     )  # fmt: skip
     with served(folder, *flags) as child, unharmed(child, SHORT):
         yield child
@@ -83,22 +83,22 @@ def in_a_chunked_body(sock: socket.socket) -> None:
 
 
 def after_the_request(sock: socket.socket) -> None:
-    sock.sendall(post(endless(stream=False)))
+    sock.sendall(post({**lasting.BODY, "stream": False}))
 
 
 def in_the_prompt(sock: socket.socket) -> None:
-    """The headers come when the prompt is accepted; it has 60 batches."""
-    sock.sendall(post(endless(LONG)))
+    """The headers come when the prompt is accepted; it has 130 batches."""
+    sock.sendall(post({**lasting.BODY, "prompt": LONG}))
     read_until(sock, b"\r\n\r\n")
 
 
 def at_the_first_token(sock: socket.socket) -> None:
-    sock.sendall(post(endless()))
+    sock.sendall(post(lasting.BODY))
     read_until(sock, b'"text":"')
 
 
 def in_the_stream(sock: socket.socket) -> None:
-    sock.sendall(post(endless()))
+    sock.sendall(post(lasting.BODY))
     for _ in range(5):
         read_until(sock, b'"text":"')
 
@@ -201,24 +201,21 @@ def test_clients_that_are_gone_while_they_wait_for_a_slot(
 ) -> None:
     """A3: their requests are never computed. Both ends differ in how the server notices them.
 
-    The worker tells the figures once a second, so the answer that has the slot must last: it has
-    262,144 tokens, which are computed one by one.
+    The worker tells the figures once a second, so the answer that has the slot must last.
     """
-    lasting = {"model": "lasting"}
-    write(models / "lasting.gguf", "", (), "on and on", context=1 << 18)
-    server = serve("--parallel", "1", "--ctx-size", str(1 << 18), "--no-drafts", "--threads", "1")
+    write_lasting(models)
+    server = serve("--parallel", "1", *lasting.FLAGS, "--threads", "1")
     server.wait_ready()
-    with Stream(server.url, TEXT, endless(**lasting)) as running:
-        assert running.read_some()
+    with Kept(server.url, TEXT, lasting.BODY) as running:
         sockets = [connect(server) for _ in range(3)]
         for sock in sockets:
-            sock.sendall(post({**endless(LONG), **lasting}))
+            sock.sendall(post({**lasting.BODY, "prompt": LONG}))
         eventually(lambda: busy(server)["waiting"] == 3, "they wait")
         for sock in sockets:
             end(sock)
         eventually(lambda: busy(server)["waiting"] == 0, "they are given up")
         assert busy(server)["running"] == 1
-        running.leave()
+        assert not running.ended
     at_rest(server)
 
 
@@ -232,7 +229,7 @@ def test_clients_that_are_gone_while_their_model_loads(
     assert server.url
     sockets = [connect(server) for _ in range(3)]
     for sock in sockets:
-        sock.sendall(post({**endless(), "model": "late"}))
+        sock.sendall(post({**lasting.BODY, "model": "late"}))
     eventually(lambda: bool(server.workers()), "it loads")
     for sock in sockets:
         end(sock)

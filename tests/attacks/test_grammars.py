@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from lasting import Kept
 from processes import Child
-from support import STARTER, Json, Stream, chat_body, endless, request
+from support import STARTER, Json, chat_body, endless, request
 
 pytestmark = pytest.mark.usefixtures("access")
 CHAT = "/v1/chat/completions"
@@ -64,8 +65,7 @@ def test_grammars_that_are_long_to_check(serve: Callable[..., Child]) -> None:
     A check that held the server's interpreter for minutes would delay every other request.
     """
     url = serve().wait_ready()
-    with Stream(url, TEXT, endless(max_tokens=500, n=2)) as stream:
-        assert stream.read_some()
+    with Kept(url, TEXT, endless(max_tokens=500, n=2)) as stream:
         for name, (path, body) in ATTACKS.items():
             refused = request(url, "POST", path, body)
             error = refused.json.get("error", {})
@@ -73,5 +73,4 @@ def test_grammars_that_are_long_to_check(serve: Callable[..., Child]) -> None:
             assert error["code"] != "grammar_too_complex", name
             assert error["param"], name
             assert len(error["message"]) < 600, name
-        *_, done = stream.events()
-        assert done == "[DONE]"
+        assert stream.wait() == "[DONE]"

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from processes import Child, serving
-from support import TIMEOUT, Json, chat_body, request
+from support import TIMEOUT, Json, chat_body, eventually, request
 
 from offgrid.store.catalogue import STARTER_PATH
 
@@ -78,7 +78,7 @@ def test_an_image_of_another_site_loads_no_model(server: Child, site: str) -> No
     assert (status, body["error"]["code"]) == (403, "cross_site")
     assert ask(server, LINK, path)[0] == 403
     assert ask(server, {"Referer": "http://evil.example/"}, path)[0] == 403
-    assert len(server.workers()) == 1
+    eventually(lambda: len(server.workers()) == 1, "only one model is loaded")
 
 
 def test_requests_that_are_still_allowed(server: Child) -> None:

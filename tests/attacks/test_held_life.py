@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lasting
 import pytest
+from lasting import write_lasting
 from processes import Child, all_gone
 from support import STARTER, request
 
@@ -59,10 +61,11 @@ def test_acknowledged_responses_survive_a_kill(serve: Serve) -> None:
 
 
 @pytest.mark.slow
-def test_a_background_response_of_a_killed_server_has_failed(serve: Serve) -> None:
-    child = serve(*QUICK)
+def test_a_background_response_of_a_killed_server_has_failed(serve: Serve, models: Path) -> None:
+    write_lasting(models)
+    child = serve(*QUICK, *lasting.FLAGS)
     url = child.wait_ready()
-    body = {"model": STARTER, "input": "Once", "background": True, "ignore_eos": True}
+    body = {"model": "lasting", "input": "Once", "background": True, "ignore_eos": True}
     id = request(url, "POST", RESPONSES, body).json["id"]
     child.process.kill()
     child.wait()

@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lasting
 import psutil
 import pytest
 from keyed import bearer, new_key, sending
+from lasting import Kept, write_lasting
 from processes import Child, all_stopped
 from served import connect, served
-from support import STARTER, TIMEOUT, Json, Stream, endless, eventually, request
+from support import STARTER, TIMEOUT, Json, eventually, request
 
 TEXT = "/v1/completions"
 SHORT = {"model": STARTER, "prompt": "Once", "max_tokens": 2}
@@ -118,11 +120,14 @@ def test_many_large_bodies_with_wrong_keys(server: Child, secret: str, tmp_path:
 
 
 @pytest.mark.slow
-def test_figures_while_nothing_is_free(serve: Serve, tmp_path: Path, secret: str) -> None:
+def test_figures_while_nothing_is_free(
+    serve: Serve, models: Path, tmp_path: Path, secret: str
+) -> None:
     """Slots, queue and places are taken, then the worker is stopped too: figures are answered,
     and others without a key are refused as always."""
+    write_lasting(models)
     child = serve(
-        "--parallel", "1", "--queue-size", "1", "--max-models", "1", "--ctx-size", "32768",
+        "--parallel", "1", "--queue-size", "1", "--max-models", "1", *lasting.FLAGS,
         "--keys-file", str(tmp_path / "keys.sqlite3"),
     )  # fmt: skip
     url = child.wait_ready()
@@ -156,11 +161,10 @@ def test_figures_while_nothing_is_free(serve: Serve, tmp_path: Path, secret: str
 
     with contextlib.ExitStack() as opened:
         with sending(secret):
-            running = opened.enter_context(Stream(url, TEXT, endless()))
-            assert running.read_some()
+            running = opened.enter_context(Kept(url, TEXT, lasting.BODY))
             send(TEXT, b'{"prompt":"Once","stream":true}')
         eventually(lambda: taken() == (1, 1), "one runs and one waits")
-        refused = request(url, "POST", TEXT, SHORT, bearer(secret))
+        refused = request(url, "POST", TEXT, {**SHORT, "model": "lasting"}, bearer(secret))
         assert (refused.status, refused.json["error"]["code"]) == (503, "server_busy")
         look()
         worker.suspend()
@@ -169,5 +173,6 @@ def test_figures_while_nothing_is_free(serve: Serve, tmp_path: Path, secret: str
             lookups = [send("/tokenize", b'{"content":"a"}') for _ in range(40)]
         eventually(full, "all places of the key are taken")
         look()
+        assert not running.ended
         worker.resume()
     eventually(lambda: taken() == (0, 0) and stats()["places"]["taken"] == 0, "all is free")

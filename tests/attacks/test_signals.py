@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from processes import Child, all_gone, models_flags, program, serving
+from stopped_worker import Waiting
 from support import STARTER, Stream, endless, eventually, request
 from variants import few
 
@@ -77,7 +78,7 @@ def test_signals_to_all_processes_of_a_service(
         server.err.find(told)
         worker.resume()
         assert ends_well(stream)
-    assert server.workers() == [worker]
+    eventually(lambda: server.workers() == [worker], "its worker is the same")
     assert request(server.url, "GET", "/health").status == 200
     body = {"model": STARTER, "prompt": "Once", "max_tokens": 1}
     assert request(server.url, "POST", TEXT, body).status == 200
@@ -87,12 +88,12 @@ def test_signals_to_all_processes_of_a_service(
 def test_quit_lets_answers_finish(server: Child) -> None:
     """The last of the tests that share the server."""
     worker = server.worker()
-    with open_stream(server.url) as stream:
-        worker.suspend()
+    with open_stream(server.url) as stream, Waiting(server.url, worker, others=1) as waiting:
         os.killpg(server.process.pid, signal.SIGQUIT)
         server.err.find(FINISHING)
         worker.resume()
         assert ends_well(stream)
+        assert waiting.response().status == 200
     assert server.wait() == 0
     all_gone([worker])
 
@@ -110,16 +111,22 @@ def test_a_terminal_that_is_closed(tmp_path: Path, nohup: bool) -> None:
     try:
         url = child.wait_ready()
         worker = child.worker()
-        with open_stream(url) as stream:
-            worker.suspend()
+        with open_stream(url) as stream, Waiting(url, worker, others=1) as waiting:
             os.killpg(child.process.pid, signal.SIGHUP)
             if not nohup:
                 os.set_blocking(ours, False)
-                eventually(lambda: FINISHING in what_is_there(ours), "it drains")
+                written: list[str] = []
+
+                def drains() -> bool:
+                    written.append(what_is_there(ours))
+                    return FINISHING in "".join(written)
+
+                eventually(drains, "it drains")
             os.close(ours)
             os.killpg(child.process.pid, signal.SIGHUP)
             worker.resume()
             assert ends_well(stream)
+            assert waiting.response().status == 200
         if nohup:
             assert request(url, "GET", "/health").status == 200
         else:

@@ -152,6 +152,7 @@ def test_a_closed_stream_has_no_more_pieces(llm: LLM) -> None:
 
 @pytest.mark.slow
 def test_a_stream_that_nobody_reads_frees_its_slot(llm: LLM) -> None:
+    eventually(lambda: busy(llm) == 0, "earlier streams have ended")
     with llm.stream("Tell me a story.", ignore_eos=True) as stream:
         next(iter(stream))
         assert busy(llm) == 1

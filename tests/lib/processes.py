@@ -168,7 +168,8 @@ class Child:
         """Kill it and its workers, whatever it is doing."""
         # Its workers belong to the group too, which exists while one of its processes does.
         if self.process.poll() is None or any(alive(worker) for worker in self._workers):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # they have just ended
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.wait()
 
 
@@ -214,7 +215,8 @@ def serving(folder: Path, *flags: str, **environ: str) -> Iterator[Child]:
 def comments_arrive(stream: HTTPResponse) -> None:
     """Check that the comments of a waiting stream arrive while the newest worker of this process is
     stopped."""
-    worker = [one for one in psutil.Process().children() if is_worker(one)][-1]
+    workers = [one for one in psutil.Process().children() if is_worker(one)]
+    worker = max(workers, key=psutil.Process.create_time)  # numbers of processes begin anew
     worker.suspend()
     try:
         for _ in range(5):

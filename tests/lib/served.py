@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import psutil
 from processes import Child, models_flags, program
-from support import TIMEOUT, Json, Response, request
+from support import TIMEOUT, Json, Response, eventually, request
 
 
 def command(folder: Path, *flags: str) -> list[str]:
@@ -49,7 +49,7 @@ def unharmed(server: Child, text: Json) -> Iterator[None]:
     assert server.process.poll() is None, server.err.text
     assert request(server.url, "GET", "/health").status == 200
     assert complete(server, text).status == 200
-    assert server.workers() == [worker]
+    eventually(lambda: server.workers() == [worker], "its worker is the same")
     assert "ERROR offgrid" not in server.err.text
 
 
