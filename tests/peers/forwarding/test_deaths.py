@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
-from forwarded import MODEL, give_model, wait_for
+from forwarded import LASTING, MODEL, give_lasting_model, wait_for
 from machines import Machine
 from processes import Child, serving
 from support import TIMEOUT, Stream, eventually, request
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="no such signals"),
 ]
-ENDLESS = {"model": MODEL, "prompt": "Once upon a time", "ignore_eos": True, "max_tokens": 100_000}
+ENDLESS = {"model": MODEL, "prompt": "Once upon a time", "ignore_eos": True, "max_tokens": 200_000}
 TEXT = "/v1/completions"
 
 
@@ -44,10 +44,11 @@ def pair(make_machine: Callable[..., Machine], tmp_path: Path) -> Iterator[Pair]
     identity = load_identity(folder, "far")
     Book(folder).add(near.as_peer())
     (tmp_path / "far-models").mkdir()
-    give_model(tmp_path / "far-models")
+    give_lasting_model(tmp_path / "far-models")
     flags = (
         "--peers", "--peers-dir", str(folder), "--peers-host", "127.0.0.1", "--peers-port", "0",
         "--peers-name", "far", "--no-peers-discovery", "--models-dir", str(tmp_path / "far-models"),
+        "--ctx-size", str(LASTING["ctx_size"]), "--parallel", "1", "--no-drafts",
     )  # fmt: skip
     with serving(tmp_path, *flags) as far:
         far.wait_ready()
