@@ -410,8 +410,10 @@ def hidden_key(machine: Machine) -> Iterator[None]:
     """A machine whose key cannot be read while the block runs."""
     key = machine.peers.identity.key_file
     hidden = key.rename(key.with_suffix(".hidden"))
-    yield
-    hidden.rename(key)
+    try:
+        yield
+    finally:
+        hidden.rename(key)
 
 
 def test_a_peer_is_forgotten_whether_or_not_the_key_can_be_read(
@@ -419,6 +421,7 @@ def test_a_peer_is_forgotten_whether_or_not_the_key_can_be_read(
 ) -> None:
     near, far = both
     near.know(far)
+    assert near.ask(far, "GET", "/peer/alive").status == 204  # so far has let it in before
     with hidden_key(far):
         gone = request(far.server.url, "DELETE", f"/v1/peers/{near.peers.identity.id}")
         assert gone.status == 200
