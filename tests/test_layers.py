@@ -15,7 +15,7 @@ import offgrid
 ROOT = Path(offgrid.__file__).parent
 LEVELS = {
     "addresses": 0, "caller": 0, "errors": 0, "record": 0, "config": 0, "startup": 0,
-    "terminal": 0, "pinned": 0,
+    "terminal": 0, "pinned": 0, "tls": 0,
     "sampling": 1, "grammar": 1, "filters": 1, "service": 1, "rpc": 1,
     "listening": 2,
     "engine": 2, "chat": 2, "store": 2,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.identity import Identity
 from offgrid.pinned import ignore_clock
+from offgrid.tls import secure_context
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def client_context(identity: Identity, peer: Peer) -> ssl.SSLContext:
 def pairing_context() -> ssl.SSLContext:
     """Return the context for connections to a machine that is not paired yet. Its certificate is
     not checked: the pairing itself proves it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = secure_context(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -130,7 +131,7 @@ def pairing_context() -> ssl.SSLContext:
 
 
 def _base(protocol: ssl._SSLMethod, identity: Identity) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
+    context = secure_context(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["http/1.1"])
     ignore_clock(context)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import socket
-import ssl
 import time
 from typing import Any
+
+from offgrid.tls import SecureSocket
 
 _PROBES = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """A peer that was switched off is noticed after 25 seconds, even if nothing is sent."""
 
 
-class TimedSocket(ssl.SSLSocket):
+class TimedSocket(SecureSocket):
     """A socket that waits for a limited time: for each part that is read, or until a moment."""
 
     _silence = 60.0

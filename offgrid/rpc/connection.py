@@ -18,6 +18,7 @@ from offgrid.errors import RpcError
 from offgrid.pinned import ignore_clock
 from offgrid.rpc.endpoint import RpcServer
 from offgrid.rpc.messages import Ask, Offer, read_offer, send_line
+from offgrid.tls import secure_context
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ def context_of(server: RpcServer) -> ssl.SSLContext:
     Raises:
         OSError: the files of this machine's certificate cannot be used.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = secure_context(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # the certificate itself is pinned
     context.verify_mode = ssl.CERT_REQUIRED

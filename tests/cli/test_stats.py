@@ -29,6 +29,8 @@ def test_the_statistics(make_server: Callable[..., Server]) -> None:
     keeper = server.observation.keeper
     eventually(lambda: keeper.machine is not None, "the machine was looked at")
     keeper.look()
+    stats = server.observation.observer.stats
+    eventually(lambda: stats.posts()[0] == 1, "the request is counted")  # after its answer
     shown = call("--url", server.url)
     assert shown.exit_code == 0
     lines = {line.split()[0]: line for line in shown.stdout.splitlines() if line}

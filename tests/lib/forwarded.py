@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import scripted_model
 from machines import Machine
 from support import eventually
 
@@ -16,6 +17,18 @@ from offgrid.store.catalogue import STARTER_PATH
 
 MODEL = "lighthouse"
 """Id of the model that only the far machine has: the starter under another name."""
+
+
+LASTING: dict[str, Any] = {"ctx_size": 1 << 18, "parallel": 2, "drafts": False}
+"""Settings of a machine with a model of :func:`give_lasting_model`. An answer of the starter ends
+by itself in seconds, because its context is full."""
+
+
+class FarModel(NamedTuple):
+    """The model of a far machine: what puts it into a folder, and settings for it."""
+
+    give: Callable[[Path], None]
+    settings: Mapping[str, Any]
 
 
 class Pair(NamedTuple):
@@ -28,6 +41,14 @@ class Pair(NamedTuple):
 def give_model(folder: Path, name: str = MODEL) -> None:
     """Put the starter into a folder under a name."""
     shutil.copyfile(STARTER_PATH, folder / f"{name}.gguf")
+
+
+def give_lasting_model(folder: Path) -> None:
+    """Put another model into a folder under that name, of which an answer goes on for minutes."""
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    scripted_model.write(
+        folder / f"{MODEL}.gguf", template, (), "on and on", context=LASTING["ctx_size"]
+    )
 
 
 def introduce(near: Machine, *others: Machine) -> None:

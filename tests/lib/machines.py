@@ -20,6 +20,9 @@ from offgrid.peers.peers import Peers
 from offgrid.server import Server
 from offgrid.store.hashes import Hashes
 
+REFUSED = r"(?i)ssl|reset|EOF|ended|closed|pipe"
+"""How a connection ends without an answer; it depends on the moment."""
+
 
 @dataclass
 class Machine:
@@ -58,8 +61,12 @@ class Machine:
     def reach(self, other: Machine, port: int) -> None:
         """Look for another machine at a port of this one, and nowhere else, wherever it asks from;
         kept connections to it end."""
-        connections, fingerprint = self.peers.connections, other.peers.identity.fingerprint
-        self.peers.book.add(msgspec.structs.replace(other.as_peer(), port=port))
+        self.reach_peer(other.as_peer(), port)
+
+    def reach_peer(self, other: Peer, port: int) -> None:
+        """The same for a machine that is not in this process."""
+        connections, fingerprint = self.peers.connections, other.fingerprint
+        self.peers.book.add(msgspec.structs.replace(other, port=port))
         where, keep = type(connections)._where, type(connections).keep
 
         # A connection to the earlier port may just be made. The book learns then that the machine

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 import psutil
 from support import TIMEOUT, eventually
@@ -134,6 +135,16 @@ class Child:
         """Wait until the model is loaded; return the URL."""
         self.out.find("ready")
         return self.url
+
+    def other_port(self) -> int:
+        """The port on which a server listens beside that of its URL, such as the peers port."""
+        own = urlsplit(self.url).port
+        listening = [
+            one.laddr.port for one in psutil.Process(self.process.pid).net_connections("inet")
+            if one.status == psutil.CONN_LISTEN
+        ]  # fmt: skip
+        (port,) = [port for port in listening if port != own]
+        return int(port)
 
     def workers(self) -> list[psutil.Process]:
         """The processes that it has started, without the renderer of templates. Each one seen here

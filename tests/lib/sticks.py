@@ -44,8 +44,13 @@ def sha256(data: bytes) -> str:
 
 
 def put(path: Path, data: bytes) -> Path:
+    """Write a file. One that was there has another time afterwards, however coarse the clock of
+    files is."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.stat().st_ctime_ns if path.exists() else None
     path.write_bytes(data)
+    while path.stat().st_ctime_ns == before:
+        path.write_bytes(data)
     return path
 
 

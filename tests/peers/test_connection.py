@@ -7,22 +7,25 @@ import datetime
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from machines import Machine
 from overtaken import overtaken
 from support import TIMEOUT
 
-from offgrid.peers import identity
+from offgrid.peers import connection, identity
 from offgrid.peers.book import Book, Peer
-from offgrid.peers.connection import PeerConnection, PeerConnections
+from offgrid.peers.connection import PeerConnection, PeerConnections, Place
 from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.errors import PeerProtocolError, PeerRefused, PeerUnreachable
 from offgrid.peers.identity import load_identity
 from offgrid.peers.response import PeerResponse
 from offgrid.peers.table import ANSWER_SECONDS
+from offgrid.peers.timed import TimedSocket
 from offgrid.rpc.connection import connect as rpc_connect
 from offgrid.rpc.endpoint import RpcServer
 
@@ -209,15 +212,28 @@ def silent() -> Iterator[list[tuple[str, int]]]:
 
 
 def test_each_place_comes_first_when_there_is_no_time_for_all(
-    connections: PeerConnections, far: Far, silent: list[tuple[str, int]]
+    connections: PeerConnections, far: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The time passes only while a place is silent."""
+    silent = [("127.0.0.1", port) for port in (1, 2, 3)]
+    now, connect = time.monotonic(), connections._connect_at
+
+    def connect_at(peer: Peer, place: Place, seconds: float) -> tuple[TimedSocket, str]:
+        nonlocal now
+        if place not in silent:
+            return connect(peer, place, seconds)
+        now += seconds
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(connections, "_connect_at", connect_at)
     peer = far.as_peer()
     connections._book.found_at(peer.fingerprint, *silent[0])
     connections.places = lambda id: silent
     for place in [*silent, silent[0]]:
         with pytest.raises(PeerUnreachable) as told:
             connections.open(peer, 0.05)
-        assert told.value.reason.startswith(f"127.0.0.1 port {place[1]}:")
+        assert told.value.reason == f"127.0.0.1 port {place[1]}: no answer"
     connections.places = lambda id: [*silent, ("127.0.0.1", far.port)]
     for _ in silent[1:]:
         with pytest.raises(PeerUnreachable):
@@ -447,12 +463,15 @@ def test_single_bytes_do_not_stretch_the_time(connections: PeerConnections, far:
     def serve() -> None:
         with contextlib.suppress(OSError), far.accept() as sock:
             sock.recv(65536)
+            sock.sendall(NOTHING)
+            sock.recv(65536)
             sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
             while not ended.wait(0.02):
                 sock.sendall(b"a")
 
     thread = threading.Thread(target=serve)
     thread.start()
+    assert ask(connections, far.as_peer())[0] == 204  # so the handshake takes none of the time
     with pytest.raises(PeerUnreachable, match="does not answer"):
         connections.request(far.as_peer(), "GET", "/peer/status", timeout=0.5)
     ended.set()

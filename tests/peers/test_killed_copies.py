@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from disturbed_relay import Relay, relay
-from front_proxies import free_port
 from hosts import Host, Lan, needs_links
 from machines import Machine
 from paired_hosts import pair as pair_hosts
@@ -139,21 +138,19 @@ class FarProcess:
             port=self.relay.port, paired_at=0,
         )  # fmt: skip
         Book(folder / "peers").add(friend.as_peer())
-        friend.peers.book.add(peer)
+        friend.reach_peer(peer, self.relay.port)  # not where it asks from
         self._child: Child | None = None
         self.dead = threading.Event()
 
     def start(self) -> None:
         """Start it; it loads no model."""
-        port = free_port()
         self._child = Child(
             program("offgrid"), "serve", "--port", "0", "--models-dir", str(self.models),
             "--responses-file", str(self._folder / "responses.sqlite3"), "--peers",
-            "--peers-host", "127.0.0.1", "--peers-port", str(port), "--no-peers-discovery",
+            "--peers-host", "127.0.0.1", "--peers-port", "0", "--no-peers-discovery",
             "--peers-dir", str(self._folder / "peers"), "--no-config", cwd=self._folder,
         )  # fmt: skip
-        assert self._child.url
-        self.relay.target = port
+        self.relay.target = self._child.other_port()
         self.dead.clear()
 
     def kill_after(self, size: int) -> None:
@@ -162,8 +159,8 @@ class FarProcess:
 
     def _kill(self, data: bytes) -> bytes:
         assert self._child is not None
+        self.dead.set()  # first: the import fails as soon as it is dead
         self._child.process.kill()
-        self.dead.set()
         return b""
 
     def end(self) -> None:
@@ -254,7 +251,7 @@ def test_a_link_that_is_cut(make_lan: Callable[[int], Lan]) -> None:
     put(far.models / "a.gguf", data)
     far.serve(*peer_flags(far), "--model", "offgrid-starter")
     url = near.serve(*peer_flags(near)).url
-    near.limit("100mbit")
+    near.limit("50mbit")  # so that the second cut comes long before the end
     path = begun(url)
 
     def copied() -> int:

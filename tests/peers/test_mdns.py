@@ -130,4 +130,4 @@ def test_a_port_of_mdns_that_is_taken_stops_no_server(make_lan: Callable[[int], 
         blocker.bind(("0.0.0.0", 5353))
         first = serve(one)
         assert request(first.url, "GET", "/v1/peers").status == 200
-        assert "other machines cannot be found by mDNS" in first.err.text
+        first.err.find("other machines cannot be found by mDNS")

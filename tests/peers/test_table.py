@@ -41,7 +41,8 @@ def test_a_peer_is_connected_then_unreachable_then_connected(
     far.server.stop()
     wait_for_state(near, "unreachable")
     (after,) = near.peers.table.known()
-    assert after.report == known.report  # what it said last
+    assert after.report is not None  # what it said last
+    assert after.report.models == known.report.models
     assert "far" in after.problem
 
 
@@ -81,7 +82,7 @@ def test_the_end_of_a_server_ends_the_threads(make_machine: Callable[..., Machin
     wait_for_state(near, "connected")
     near.server.stop()
     far.server.stop()
-    assert asking() == []
+    eventually(lambda: asking() == [], "no peer is asked")  # one that connects ends a little later
 
 
 class Clock:

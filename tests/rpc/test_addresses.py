@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from rpc_library import rpc_library
 from rpc_workers import RpcWorker, lender_here
-from support import TIMEOUT
+from support import TIMEOUT, eventually
 
 from offgrid.errors import RpcError
 from offgrid.peers.book import Book
@@ -45,24 +45,41 @@ def silent(port: int, *addresses: str) -> Iterator[None]:
         yield
 
 
+class Rude:
+    """A machine that ends each connection."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._came: list[object] = []
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                one, source = self._listener.accept()
+                self._came.append(source)
+                one.close()
+
+    @property
+    def came(self) -> int:
+        """How many connections were made until now. They are accepted in this order."""
+        with socket.create_connection(self._listener.getsockname(), TIMEOUT) as last:
+            own = last.getsockname()
+            eventually(lambda: own in self._came, "all are accepted")
+        return self._came.index(own)
+
+
 @contextlib.contextmanager
-def rude(port: int, address: str) -> Iterator[list[object]]:
-    """A machine that ends each connection; gives where those came from."""
-    came: list[object] = []
+def rude(port: int, address: str) -> Iterator[Rude]:
+    """Run such a machine while the block runs."""
     with socket.create_server((address, port)) as listener:
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    one, source = listener.accept()
-                    came.append(source)
-                    one.close()
-
-        thread = threading.Thread(target=serve)
+        made = Rude(listener)
+        thread = threading.Thread(target=made.serve)
         thread.start()
-        yield came
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield made
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def test_addresses_without_a_machine_do_not_hide_the_one_with_it(
@@ -93,10 +110,10 @@ def test_a_machine_that_says_nothing_leaves_time_for_other_addresses(tmp_path: P
 
 
 def test_another_machine_at_an_address_does_not_hide_the_peer(tmp_path: Path) -> None:
-    with lender_here(tmp_path) as (_, far), rude(far.port, "127.0.0.2") as came:
+    with lender_here(tmp_path) as (_, far), rude(far.port, "127.0.0.2") as other:
         known = msgspec.structs.replace(far, addresses=("127.0.0.2", "127.0.0.1"))
         assert status(known, TIMEOUT).build
-        assert len(came) == 1
+        assert other.came == 1
 
 
 @pytest.mark.slow
@@ -109,9 +126,9 @@ def test_the_second_connection_goes_where_the_first_one_was_made(tmp_path: Path)
         assert peer is not None
         far = server_of(load_identity(here), peer, worker.port)
         build = worker.child.out.find(r"build +(\S.*)\n")[1]
-        with rude(far.port, "127.0.0.2") as came:
+        with rude(far.port, "127.0.0.2") as other:
             known = msgspec.structs.replace(far, addresses=("127.0.0.2", "127.0.0.1"))
             Tunnel(known, Ask("lend", build), print).close()
-            assert len(came) == 1
+            assert other.came == 1
     finally:
         worker.kill()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import Child
+from processes import Child, alive
 from rpc_workers import ADDRESS, MakeWorker, RpcWorker, pair, peer_of, rpc_workers
 from support import eventually
 
@@ -371,5 +371,5 @@ def test_it_stops_by_a_signal_and_leaves_no_process(make: MakeWorker) -> None:
         pulse.settimeout(60.0)
         with contextlib.suppress(OSError):
             assert pulse.recv(1) == b""
-    assert not lending.is_running()
+    eventually(lambda: not alive(lending), "nothing computes")
     assert not status_file.exists()

@@ -424,17 +424,20 @@ def test_the_configuration_names_another_path(text: str, changed: str | None) ->
 
 def test_a_backup_while_another_thread_writes(place: Place, elsewhere: Place) -> None:
     """Each response that was stored before is in the backup, and the copy is sound."""
-    store, stop = place.store(), threading.Event()
+    store = ResponseStore(place.file, 1 << 30, 1 << 30)  # room for all, however many there are
+    begun, stop = threading.Event(), threading.Event()
 
     def write() -> None:
         number = 0
         while not stop.is_set():
             number += 1
             store.put(StoredResponse(f"resp_{number}", None, b"{}", (), ()))
+            begun.set()
 
     thread = threading.Thread(target=write)
     thread.start()
     try:
+        assert begun.wait(60)
         for _ in range(3):
             place.back_up()
     finally:

@@ -225,5 +225,5 @@ def test_a_file_is_found_by_its_hash_as_long_as_it_is_unchanged(known: Hashes, p
     assert known.find(sha256(A)) == path
     assert known.find(sha256(A).upper()) == path
     assert known.find(sha256(B)) is None
-    path.write_bytes(B)
+    put(path, B)
     assert known.find(sha256(A)) is None

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from support import TIMEOUT, together
 
 from offgrid.errors import StoreBusy, StoreFailed
-from offgrid.store import file
+from offgrid.store import database, file
 from offgrid.store.database import BUSY_SECONDS, Database
 from offgrid.store.file import _SURPLUS, Owner
 from offgrid.store.responses import (
@@ -413,7 +414,7 @@ def other(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that stores would wait for a locked file; ``sleep`` returns at once."""
     taken: list[float] = []
-    monkeypatch.setattr("offgrid.store.database.time.sleep", taken.append)
+    monkeypatch.setattr(database, "time", SimpleNamespace(sleep=taken.append))
     return taken
 
 
@@ -451,9 +452,8 @@ def test_a_file_that_is_unlocked_in_time_is_used(
     store = make()
     store.put(turn("a"))
     other.execute("BEGIN IMMEDIATE")
-    monkeypatch.setattr(
-        "offgrid.store.database.time.sleep", lambda seconds: other.execute("ROLLBACK")
-    )
+    unlock = SimpleNamespace(sleep=lambda seconds: other.execute("ROLLBACK"))
+    monkeypatch.setattr(database, "time", unlock)
     store.put(turn("b"))
     assert ids(store, ["a", "b"]) == ["a", "b"]
 
@@ -473,7 +473,7 @@ def test_threads_wait_for_a_locked_file_at_the_same_time(
             waiting.begun = True
             barrier.wait(TIMEOUT)
 
-    monkeypatch.setattr("offgrid.store.database.time.sleep", pause)
+    monkeypatch.setattr(database, "time", SimpleNamespace(sleep=pause))
     store = make()
 
     def work(name: str) -> type[BaseException] | None:

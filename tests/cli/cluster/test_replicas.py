@@ -83,16 +83,21 @@ def test_conversations_stay_where_their_prefix_is(proxy: Balanced) -> None:
         assert len({machine for machine, _ in seen}) == 1
         cached = [tokens for _, tokens in seen]
         assert cached[0] < cached[1] < cached[2]
-    assert len({seen[0][0] for seen in talks}) > 1
-    both = together([lambda n=n: talk(proxy, n) for n in range(TALKS)])  # type: ignore[misc]
-    assert {machine for seen in both for machine, _ in seen} == set(proxy.machines)
+    # Ports differ from run to run, and with them which conversations a machine gets.
+    answerers: set[str] = set()
+    for number in range(1000):
+        if answerers != set(proxy.machines):
+            answerers.add(proxy.chat([system(), user(f"{number} otters")]).headers[MACHINE])
+    assert answerers == set(proxy.machines)
 
 
 def test_a_stream_is_not_held_back(proxy: Balanced) -> None:
     """Comments arrive while the worker is stopped, so nothing waits for more bytes."""
+    workers = {name: server.worker() for name, server in proxy.machines.items()}
     with proxy.open("/v1/completions", endless()) as stream:
-        assert b"data:" in stream.readline()
-        worker = proxy.machines[stream.headers[MACHINE]].worker()
+        worker = workers[stream.headers[MACHINE]]
+        while b"data:" not in (line := stream.readline()):  # comments may come first
+            assert line
         worker.suspend()
         try:
             for _ in range(5):

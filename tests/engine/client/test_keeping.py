@@ -17,6 +17,7 @@ from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.client.roster import Roster
+from offgrid.engine.client.supervisor import Supervisor
 from offgrid.engine.client.use import Use
 from offgrid.engine.protocol.reports import LoadFailed
 from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
@@ -458,7 +459,10 @@ def test_unloading_a_model_that_is_not_loaded_changes_nothing(make_pool: MakePoo
         pool.unload("nobody")
 
 
-def test_unloading_ends_a_load_for_which_no_request_waits(make_pool: MakePool) -> None:
+def test_unloading_ends_a_load_for_which_no_request_waits(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Supervisor, "_begin_to_serve", lambda *_: None)  # it loads for ever
     pool = make_pool()
     pool.load("a")
     assert status(pool, "a") == "loading"

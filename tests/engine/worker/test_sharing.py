@@ -118,13 +118,17 @@ def test_prompts_that_arrive_together_are_prefilled_in_one_call(
     run = Run(model, expecting=lambda: bool(left))
     loop = threading.Thread(target=run.engine.run)
     loop.start()
-    for text in texts:
-        run.submit(text, max_tokens=1)
-        left.remove(text)
-        run.engine.nudge()
-    eventually(lambda: sum(isinstance(e, Delta) for e in list(run.events)) == 3, "all are answered")
-    run.engine.stop()
-    loop.join()
+    try:
+        for text in texts:
+            run.submit(text, max_tokens=1)
+            left.remove(text)
+            run.engine.nudge()
+        eventually(
+            lambda: sum(isinstance(e, Delta) for e in list(run.events)) == 3, "all are answered"
+        )
+    finally:
+        run.engine.stop()
+        loop.join()
     assert model.decoded == [sum(n_tokens(model, text) for text in texts)]
 
 

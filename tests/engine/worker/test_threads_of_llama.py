@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,7 @@ def test_the_loop_times_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that the loop does not end, because its decode failed, teaches nothing."""
     monkeypatch.setattr(processors, "cores", lambda: Cores(1, 2, fast=1))
     times = iter(range(100))
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(times)))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(times))))
     threads = LoopThreads(0)
     seen: list[tuple[Kind, int, float]] = []
     monkeypatch.setattr(
@@ -154,7 +155,7 @@ def test_the_loop_times_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_neighbours_are_all_but_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     now, busy = [100.0], [50.0]
-    monkeypatch.setattr(neighbours.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(neighbours, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(neighbours, "_busy_seconds", lambda: busy[0])
     measured = Neighbours()
     now[0], busy[0] = 100.4, 52.0

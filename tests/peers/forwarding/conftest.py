@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forwarded import Pair, give_model, introduce
+from forwarded import FarModel, Pair, give_model, introduce
 from machines import Machine
 from support import STARTER
 
@@ -15,14 +15,22 @@ from offgrid.config import load_settings
 from offgrid.server import Server
 
 
+@pytest.fixture(scope="module")
+def far_model() -> FarModel:
+    """The model of the far machines; modules may have another one."""
+    return FarModel(give_model, {})
+
+
 @pytest.fixture
-def make_far(make_machine: Callable[..., Machine], tmp_path: Path) -> Callable[..., Machine]:
+def make_far(
+    make_machine: Callable[..., Machine], far_model: FarModel, tmp_path: Path
+) -> Callable[..., Machine]:
     """Start machines that have the model."""
 
     def make(name: str = "far", **flags: Any) -> Machine:
         (tmp_path / name / "models").mkdir(parents=True)
-        give_model(tmp_path / name / "models")
-        return make_machine(name, **flags)
+        far_model.give(tmp_path / name / "models")
+        return make_machine(name, **{**far_model.settings, **flags})
 
     return make
 
@@ -57,11 +65,13 @@ def lasting_near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="module")
-def lasting_pair(lasting_near: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def lasting_pair(
+    lasting_near: Machine, far_model: FarModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
     """It, and another one with the model."""
     folder = tmp_path_factory.mktemp("far")
-    give_model(folder)
-    server = serve(folder, "far")
+    far_model.give(folder)
+    server = serve(folder, "far", **far_model.settings)
     far = Machine(server)
     introduce(lasting_near, far)
     yield Pair(lasting_near, far)

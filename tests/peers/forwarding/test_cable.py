@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import hosts
 import pytest
-from forwarded import MODEL, give_model
+from forwarded import LASTING, MODEL, give_lasting_model
 from support import STARTER, Stream, eventually, request
 
 from offgrid.peers.book import Book, Peer
@@ -17,7 +16,7 @@ from offgrid.peers.identity import load_identity
 
 pytestmark = pytest.mark.slow
 PORT = 11612
-ENDLESS = {"model": MODEL, "prompt": "Once upon a time", "ignore_eos": True, "max_tokens": 100_000}
+ENDLESS = {"model": MODEL, "prompt": "Once upon a time", "ignore_eos": True, "max_tokens": 200_000}
 
 
 def pair(one: hosts.Host, other: hosts.Host) -> None:
@@ -47,8 +46,9 @@ def test_a_cut_cable_ends_the_stream_and_a_restored_one_serves_again(
     lan = make_lan(2)
     near, far = lan.hosts
     pair(near, far)
-    give_model(Path(far.models))
-    far.serve(*flags(far))
+    give_lasting_model(far.models)
+    lasting = ("--ctx-size", str(LASTING["ctx_size"]), "--parallel", "1", "--no-drafts")
+    far.serve(*flags(far), *lasting)
     server = near.serve("--model", STARTER, *flags(near))
 
     def is_listed() -> bool:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 import pytest
-from forwarded import MODEL, Pair, introduce, wait_for
+from forwarded import (
+    LASTING,
+    MODEL,
+    FarModel,
+    Pair,
+    give_lasting_model,
+    introduce,
+    wait_for,
+)
 from machines import Machine
 from support import TIMEOUT, Stream, eventually, request
 from wire import Wire
 
 from offgrid.peers.forwarding.watch import Pace
 
-ENDLESS = {"model": MODEL, "prompt": "Once upon a time", "ignore_eos": True, "max_tokens": 100_000}
+ENDLESS = {"model": MODEL, "prompt": "Once upon a time", "ignore_eos": True, "max_tokens": 200_000}
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello!"}], "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def far_model() -> FarModel:
+    """The answers of the far machines last."""
+    return FarModel(give_lasting_model, LASTING)
 
 
 def is_idle(machine: Machine) -> bool:
@@ -73,13 +87,12 @@ def wire(lasting_pair: Pair) -> Iterator[Wire]:
     """The cable from the near machine to the far one."""
     near, far = lasting_pair
     cable = Wire(far.peers.port)
-    near.peers.connections.places = lambda id: ()  # only through the cable
 
     def through(port: int) -> None:
-        peer = msgspec.structs.replace(far.as_peer(), port=port)
-        near.peers.book.remove(peer.fingerprint)  # this ends its connections
-        near.peers.book.add(peer)
-        wait_for(near, peer)
+        near.peers.book.remove(far.peers.identity.fingerprint)  # this ends its connections
+        near.reach(far, port)  # and no other way
+        wait_for(near, far.as_peer())
+        eventually(lambda: is_idle(far), "the answer of an earlier test has ended")
 
     through(cable.port)
     yield cable
@@ -117,8 +130,8 @@ def ollama(events: list[bytes]) -> Any:
 
 SHAPES: list[tuple[str, dict[str, Any], Callable[[list[bytes]], Any]]] = [
     ("/v1/completions", ENDLESS, openai),
-    ("/v1/chat/completions", {**CHAT, "max_tokens": 100_000}, openai),
-    ("/v1/messages", {**CHAT, "max_tokens": 100_000}, anthropic),
+    ("/v1/chat/completions", {**CHAT, "max_tokens": 200_000}, openai),
+    ("/v1/messages", {**CHAT, "max_tokens": 200_000}, anthropic),
     ("/v1/responses", {"model": MODEL, "input": "Hello!", "ignore_eos": True}, response),
     ("/completion", {"model": MODEL, "prompt": "Once", "ignore_eos": True}, llama_server),
     ("/api/generate", {"model": MODEL, "prompt": "Once", "options": {"ignore_eos": True}}, ollama),
@@ -130,11 +143,10 @@ def until_the_end(near: Machine, path: str, body: Any, do: Callable[[], None]) -
     netloc = urlsplit(near.server.url).netloc
     connection = http.client.HTTPConnection(netloc, timeout=TIMEOUT)
     connection.request("POST", path, json.dumps({**body, "stream": True}).encode())
-    answer = connection.getresponse()
-    data = answer.read(1)
-    do()
-    data += answer.read()
-    connection.close()
+    with contextlib.closing(connection), connection.getresponse() as answer:
+        data = answer.read(1)
+        do()
+        data += answer.read()
     events = data.split(b"\n" if path.startswith("/api/") else b"\n\n")
     assert events.pop() == b""
     assert len(events) > 1
@@ -165,10 +177,9 @@ def test_a_whole_answer_whose_peer_is_silent_is_an_error(lasting_pair: Pair, wir
     connection.request("POST", "/v1/completions", json.dumps(ENDLESS).encode())
     eventually(lambda: not is_idle(far), "the answer has begun")
     wire.hold_up()
-    answer = connection.getresponse()
-    assert answer.status == 502
-    assert json.loads(answer.read())["error"]["code"] == "peer_lost"
-    connection.close()
+    with contextlib.closing(connection), connection.getresponse() as answer:
+        assert answer.status == 502
+        assert json.loads(answer.read())["error"]["code"] == "peer_lost"
 
 
 @pytest.mark.slow

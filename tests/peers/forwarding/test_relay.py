@@ -19,6 +19,9 @@ from forwarded import MODEL, report_of, wait_for
 from machines import Machine
 from support import TIMEOUT, eventually, request
 
+from offgrid.peers import table
+from offgrid.peers.forwarding.watch import Pace
+
 BODY = {"model": MODEL, "prompt": "Once", "stream": True}
 TEXT = "/v1/completions"
 MakePeer = Callable[..., FakePeer]
@@ -30,9 +33,12 @@ def near(lasting_near: Machine) -> Machine:
 
 
 @pytest.fixture
-def make_peer(near: Machine, tmp_path: Path) -> Iterator[MakePeer]:
+def make_peer(near: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePeer]:
     """Let the machine know peers that have the model and answer what a test says. The first one is
-    asked first."""
+    asked first. Each is asked once for its report: the next one would count no requests, and its
+    question would take the connection of a request."""
+    for name in ("USUAL", "LOOKED_AT"):
+        monkeypatch.setattr(table, name, 10 * TIMEOUT)
     made: list[FakePeer] = []
 
     def make(answer: Answer, name: str = "fake", *others: str, **report: Any) -> FakePeer:
@@ -195,7 +201,10 @@ def test_each_event_is_sent_at_once(near: Machine, make_peer: MakePeer) -> None:
     connection.close()
 
 
-def test_connections_are_used_again(near: Machine, make_peer: MakePeer) -> None:
+def test_connections_are_used_again(
+    near: Machine, make_peer: MakePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near.peers.forwarding.watches, "pace", Pace(every=TIMEOUT))  # asks nothing
     ports: set[Any] = set()
 
     def answer(sock: ssl.SSLSocket, asked: bytes) -> None:
@@ -205,7 +214,9 @@ def test_connections_are_used_again(near: Machine, make_peer: MakePeer) -> None:
     make_peer(answer)
     for _ in range(3):
         assert request(near.server.url, "POST", TEXT, BODY).status == 200
+        has_ended(near)  # the client may have the end of the answer before
     assert len(ports) == 1
+    near.peers.forwarding.close()
 
 
 def test_a_connection_that_the_peer_has_closed_is_opened_again(

@@ -21,6 +21,7 @@ from waitress.utilities import BadRequest
 from offgrid.api.http.waitress.channel import Channel
 from offgrid.config import BY_NAME, Commit, Settings
 from offgrid.errors import ConfigError
+from offgrid.tls import secure_context
 
 _HANDSHAKE_SECONDS = 10.0
 """How long a client may take for the handshake."""
@@ -77,7 +78,7 @@ class Certificate:
                 file.read_bytes()
             except OSError as ex:
                 raise ConfigError(f"{source}: cannot read {file}: {ex.strerror or ex}") from None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = secure_context(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         context.set_alpn_protocols(["http/1.1"])
