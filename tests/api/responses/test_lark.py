@@ -7,6 +7,7 @@ import re
 import pytest
 from responses_calls import PATH, body
 from support import request
+from work import lines_run
 
 from offgrid.api.responses.lark import MAX_PATTERN, lark_pattern
 from offgrid.api.responses.tools import gather
@@ -57,6 +58,14 @@ def test_rules_that_multiply() -> None:
     rules = "\n".join(f"a{n}: a{n + 1} a{n + 1}" for n in range(30))
     assert lark_pattern(f'start: a0\n{rules}\na30: "{"x" * 10}"') is None
     assert MAX_PATTERN < 1 << 20
+
+
+def test_empty_lines_are_read_once() -> None:
+    def read(lines: int) -> str | None:
+        return lark_pattern('start: "a"' + "\n" * lines + '| "b"')
+
+    assert read(800) == read(1)
+    assert lines_run(lambda: read(800)) < 8 * lines_run(lambda: read(200))
 
 
 def test_a_grammar_that_is_not_enforced_is_shown_and_named(base_url: str) -> None:
