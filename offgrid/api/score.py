@@ -79,6 +79,11 @@ class Pairs(msgspec.Struct, frozen=True):
     second: tuple[str, ...]
     names: tuple[str, str]
 
+    def place(self, side: int, index: int) -> str:
+        """Return the field of a text, for errors; a list's with the index in it."""
+        name = self.names[side]
+        return f"{name}[{index}]" if isinstance(getattr(self.request, name), list) else name
+
     @property
     def model(self) -> str:
         """The model that the request names."""
@@ -219,7 +224,7 @@ def _ranked(
         request = EmbeddingRequest(
             tuple(pairs.second[index] for index in indices),
             query=query,
-            params=tuple(f"{pairs.names[1]}[{index}]" for index in indices),
+            params=tuple(pairs.place(1, index) for index in indices),
             owner=owner(),
         )
         result = engine.embed(request, alive, meter().prompt)
@@ -234,9 +239,9 @@ def _cosines(
 ) -> tuple[list[float], int]:
     """Return the cosines of all pairs, and the tokens of the different texts."""
     texts: dict[str, str] = {}
-    for side, name in zip((pairs.first, pairs.second), pairs.names, strict=True):
-        for index, text in enumerate(side):
-            texts.setdefault(text, f"{name}[{index}]")
+    for side, given in enumerate((pairs.first, pairs.second)):
+        for index, text in enumerate(given):
+            texts.setdefault(text, pairs.place(side, index))
     request = EmbeddingRequest(tuple(texts), params=tuple(texts.values()), owner=owner())
     result = engine.embed(request, alive, meter().prompt)
     vectors = {text: result.values(number) for number, text in enumerate(texts)}

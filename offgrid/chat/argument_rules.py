@@ -17,7 +17,7 @@ from typing import Any
 from offgrid.chat.arguments import json_type, types_of
 from offgrid.chat.formats import GEMMA_QUOTE, CallFormat, Parameters
 from offgrid.chat.rules import Rules, regex
-from offgrid.chat.schemas import Json, Shape, alternatives, shapes, within
+from offgrid.chat.schemas import Json, Shape, shapes, within
 from offgrid.chat.writing import gemma_key, gemma_value, type_name
 from offgrid.grammar.checked import CheckedSchema
 from offgrid.grammar.document import Path, place
@@ -63,6 +63,10 @@ class _Arguments(ABC):
         self._root = root
         self._param = param
         self._known: dict[str, str] = {}
+        self._in_json: dict[str, str] = {}
+        """JSON of a schema -> the rule of its values in JSON."""
+        self._taken: dict[int, tuple[Any, list[Json] | None]] = {}
+        """Identity of a schema -> the schema, so that it stays, and its alternatives."""
 
     def arguments(self, found: Sequence[Shape]) -> str:
         """Return an expression for arguments of one of several shapes."""
@@ -74,9 +78,13 @@ class _Arguments(ABC):
 
     def json(self, schema: Json) -> str:
         """Return the rule of a value that is written as JSON."""
-        own = within(schema, self._root)
-        path, _ = self._places.get(id(schema), ((), schema))
-        return self._rules.schema(CheckedSchema(own, self._param, part=path))
+        text = json.dumps(schema)
+        if text not in self._in_json:
+            own = within(schema, self._root)
+            path, _ = self._places.get(id(schema), ((), schema))
+            checked = CheckedSchema(own, self._param, part=path)
+            self._in_json[text] = self._rules.schema(checked)
+        return self._in_json[text]
 
     @cached_property
     def _places(self) -> dict[int, tuple[Path, Json]]:
@@ -93,7 +101,10 @@ class _Arguments(ABC):
         return found
 
     def alternatives(self, schema: Any) -> list[Json] | None:
-        return alternatives(schema, self._root)
+        if id(schema) not in self._taken:
+            found = self._rules.alternatives(schema, self._root, self._param)
+            self._taken[id(schema)] = (schema, found)
+        return self._taken[id(schema)][1]
 
     def never(self, schema: Any) -> bool:
         """Whether no value can follow a schema."""

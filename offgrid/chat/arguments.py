@@ -14,6 +14,10 @@ _MAX_LITERAL = 64 * 1024
 _MAX_NESTED = 64
 _MAX_SCHEMAS = 256
 """Schemas of which one property may consist; further ones are taken to allow any type."""
+_MAX_ALL = 8192
+"""The same for all properties together: each may refer to the same schemas."""
+_PER_TAG = 64
+"""Schemas that are looked at for each tag, besides those."""
 _KINDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
     ("boolean", bool), ("integer", int), ("number", (int, float)), ("null", type(None)),
     ("object", dict), ("array", list), ("string", str),
@@ -76,37 +80,82 @@ def types_of(schema: Mapping[str, Any] | None) -> dict[str, frozenset[str] | Non
     """
     if not isinstance(schema, Mapping):
         return {}
+    types = Types(schema)
     found: dict[str, frozenset[str] | None] = {}
-    for part in _parts((schema,), schema):
+    for part in types.parts((schema,)):
         properties = part.get("properties")
         if isinstance(properties, Mapping):
             for key, value in properties.items():
-                types = _types(value, schema, set())
+                kinds = types.of(value)
                 known = found.get(key, frozenset())
-                found[key] = None if types is None or known is None else known | types
+                found[key] = None if kinds is None or known is None else known | kinds
     return found
 
 
-def schema_types(schema: Any, root: Mapping[str, Any]) -> frozenset[str] | None:
-    """Return the types that a schema allows, None for any; references count from ``root``."""
-    return _types(schema, root, set())
+class Types:
+    """Finds the types that parts of a schema allow. It looks at a limited number of schemas in all;
+    further ones are taken to allow any type.
 
+    Args:
+        root: the whole schema, from which references count.
+    """
 
-def _parts(schemas: Iterable[Any], root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return some schemas and those that they are composed of, each once."""
-    waiting = list(schemas)
-    parts: dict[int, Mapping[str, Any]] = {}
-    while waiting:
-        schema = waiting.pop(0)
-        if not isinstance(schema, Mapping) or id(schema) in parts:
-            continue
-        parts[id(schema)] = schema
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._left = _MAX_ALL
+
+    def allow(self, more: int) -> None:
+        """Look at more schemas."""
+        self._left += more
+
+    def parts(self, schemas: Iterable[Any], most: int = _MAX_ALL) -> list[Mapping[str, Any]]:
+        """Return some schemas and those that they are composed of, each once; ``most`` at most."""
+        waiting = list(schemas)
+        parts: dict[int, Mapping[str, Any]] = {}
+        for schema in waiting:  # which grows meanwhile
+            if self._left <= 0 or len(parts) >= most:
+                break
+            self._left -= 1
+            if not isinstance(schema, Mapping) or id(schema) in parts:
+                continue
+            parts[id(schema)] = schema
+            if "$ref" in schema:
+                waiting.append(resolve(schema["$ref"], self._root))
+            for key in ("allOf", "anyOf", "oneOf"):
+                inner = schema.get(key)
+                waiting += inner[: self._left] if isinstance(inner, list) else ()
+        return list(parts.values())
+
+    def of(self, schema: Any) -> frozenset[str] | None:
+        """Return the types that a schema allows, None for any."""
+        return self._of(schema, set())
+
+    def _of(self, schema: Any, seen: set[int]) -> frozenset[str] | None:
+        """Return the types of a schema; ``seen`` are schemas whose types count already."""
+        if not isinstance(schema, Mapping) or len(seen) > _MAX_SCHEMAS or self._left <= 0:
+            return None
+        if id(schema) in seen:
+            return frozenset()
+        seen.add(id(schema))
+        self._left -= 1
         if "$ref" in schema:
-            waiting.append(resolve(schema["$ref"], root))
-        for key in ("allOf", "anyOf", "oneOf"):
+            return self._of(resolve(schema["$ref"], self._root), seen)
+        kind = schema.get("type")
+        if isinstance(kind, (str, list)):
+            kinds = [kind] if isinstance(kind, str) else kind
+            return frozenset(item for item in kinds if isinstance(item, str))
+        values = schema.get("enum", [schema["const"]] if "const" in schema else None)
+        if isinstance(values, list):
+            return frozenset(json_type(value) for value in values)
+        for key in ("anyOf", "oneOf", "allOf"):
             inner = schema.get(key)
-            waiting += inner if isinstance(inner, list) else ()
-    return list(parts.values())
+            if isinstance(inner, list):
+                types = [self._of(item, seen) for item in inner[: _MAX_SCHEMAS + 1]]
+                known = [item for item in types if item is not None]
+                if len(known) < len(types) and key != "allOf":
+                    return None
+                return frozenset().union(*known) if known else None
+        return None
 
 
 def resolve(ref: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -118,33 +167,6 @@ def resolve(ref: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
         step = step.replace("~1", "/").replace("~0", "~")
         target = target.get(step) if isinstance(target, Mapping) else None
     return target if isinstance(target, Mapping) else {}
-
-
-def _types(schema: Any, root: Mapping[str, Any], seen: set[int]) -> frozenset[str] | None:
-    """Return the types of a schema; ``seen`` are schemas whose types count already."""
-    if not isinstance(schema, Mapping) or len(seen) > _MAX_SCHEMAS:
-        return None
-    if id(schema) in seen:
-        return frozenset()
-    seen.add(id(schema))
-    if "$ref" in schema:
-        return _types(resolve(schema["$ref"], root), root, seen)
-    kind = schema.get("type")
-    if isinstance(kind, (str, list)):
-        kinds = [kind] if isinstance(kind, str) else kind
-        return frozenset(item for item in kinds if isinstance(item, str))
-    values = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    if isinstance(values, list):
-        return frozenset(json_type(value) for value in values)
-    for key in ("anyOf", "oneOf", "allOf"):
-        inner = schema.get(key)
-        if isinstance(inner, list):
-            types = [_types(item, root, seen) for item in inner]
-            known = [item for item in types if item is not None]
-            if len(known) < len(types) and key != "allOf":
-                return None
-            return frozenset().union(*known) if known else None
-    return None
 
 
 def json_type(value: Any) -> str:
@@ -231,8 +253,9 @@ def value_of_tags(text: str, prefix: str, schema: Mapping[str, Any] | None, key:
         key: the argument.
     """
     root = schema if isinstance(schema, Mapping) else {}
-    outer = _Tag("", _parts((root,), root))
-    stack = [outer, outer.child(key, root)]
+    types = Types(root)
+    outer = _Tag("", types.parts((root,), _MAX_SCHEMAS))
+    stack = [outer, outer.child(key, types)]
     at = 0
     for match in re.finditer(re.escape(prefix) + r"<(/?)([^<>/]{1,256})>", text):
         between, tag = text[at : match.start()], stack[-1]
@@ -241,15 +264,15 @@ def value_of_tags(text: str, prefix: str, schema: Mapping[str, Any] | None, key:
             if len(stack) == 2 or match[2] != tag.name:
                 break
             stack.pop()
-            stack[-1].members.append((tag.name, tag.value(between, root)))
+            stack[-1].members.append((tag.name, tag.value(between, types)))
         elif between.strip() or len(stack) > _MAX_NESTED:
             break
         else:
-            stack.append(tag.child(match[2], root))
+            stack.append(tag.child(match[2], types))
     else:
         tag = stack[-1]
         if len(stack) == 2 and not (tag.members and text[at:].strip()):
-            return tag.value(text[at:], root)
+            return tag.value(text[at:], types)
     return text
 
 
@@ -264,25 +287,26 @@ class _Tag:
         self.schemas = schemas
         self.members: list[tuple[str, Any]] = []
 
-    def child(self, name: str, root: Mapping[str, Any]) -> _Tag:
+    def child(self, name: str, types: Types) -> _Tag:
         """Return a new tag within this one."""
+        types.allow(_PER_TAG)
         inner = []
         for schema in self.schemas:
             properties = schema.get("properties")
             own = properties.get(name) if isinstance(properties, Mapping) else None
             other = schema.get("items" if name == "item" else "additionalProperties")
             inner.append(other if own is None else own)
-        return _Tag(name, _parts(inner, root))
+        return _Tag(name, types.parts(inner, _MAX_SCHEMAS))
 
-    def value(self, text: str, root: Mapping[str, Any]) -> Any:
+    def value(self, text: str, types: Types) -> Any:
         """Return the value; ``text`` is what follows the last member."""
-        kinds = [_types(schema, root, set()) for schema in self.schemas]
+        kinds = [types.of(schema) for schema in self.schemas]
         known = [kind for kind in kinds if kind is not None]
-        types = frozenset().union(*known) if known else None
+        allowed = frozenset().union(*known) if known else None
         if not self.members:
-            if not text.strip() and types in (_OBJECT, _ARRAY):
-                return {} if types == _OBJECT else []
-            return parse_value(text, types)
-        if all(name == "item" for name, _ in self.members) and types != _OBJECT:
+            if not text.strip() and allowed in (_OBJECT, _ARRAY):
+                return {} if allowed == _OBJECT else []
+            return parse_value(text, allowed)
+        if all(name == "item" for name, _ in self.members) and allowed != _OBJECT:
             return [value for _, value in self.members]
         return dict(self.members)

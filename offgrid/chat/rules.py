@@ -10,13 +10,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
+from offgrid.chat.schemas import Counter, Json, alternatives
 from offgrid.grammar.checked import CheckedSchema
+from offgrid.grammar.messages import unusable
+from offgrid.grammar.options import MAX_ANSWER
 from offgrid.grammar.regular import Unwritable
 from offgrid.grammar.simplify import MAX_LOOKING_AHEAD
 from offgrid.grammar.texts import ANY_TEXT
 
 _TEXT = f"TEXT: /{ANY_TEXT}/"
+MAX_SEEN = 100_000
+"""Schemas that are looked at to take those of one grammar apart."""
 _SLASH = re.compile(r"(\\.)|/", re.DOTALL)
 
 
@@ -36,6 +42,9 @@ class Rules:
         self._counts: dict[str, int] = {}
         self._lines: list[str] = []
         self._rewritten: set[str] = set()
+        self._size = 0
+        """Bytes of the schemas."""
+        self._seen = Counter()
 
     @property
     def lines(self) -> list[str]:
@@ -48,8 +57,32 @@ class Rules:
         return tuple(self._schemas)
 
     def schema(self, schema: CheckedSchema) -> str:
-        """Return the name of a schema's rule."""
-        return f"schema_{self._schemas.setdefault(schema, len(self._schemas))}"
+        """Return the name of a schema's rule.
+
+        Raises:
+            InvalidParameter: all schemas together are too long for a grammar. They may be much
+                longer than the request, as each holds all that it refers to.
+        """
+        if schema not in self._schemas:
+            self._size += len(schema.text)
+            if self._size > MAX_ANSWER:
+                raise unusable(
+                    "answer", schema.param, f"it has more than {MAX_ANSWER} bytes, the maximum"
+                )
+            self._schemas[schema] = len(self._schemas)
+        return f"schema_{self._schemas[schema]}"
+
+    def alternatives(self, schema: Any, root: Json, param: str) -> list[Json] | None:
+        """Return the alternatives of a schema; see :func:`~offgrid.chat.schemas.alternatives`.
+
+        Raises:
+            InvalidParameter: too many schemas have been looked at for this grammar.
+        """
+        if self._seen.number > MAX_SEEN:
+            raise unusable(
+                "json_schema", param, "too many references and alternatives lead to one another"
+            )
+        return alternatives(schema, root, self._seen)
 
     def count_rewritten(self, pattern: str) -> None:
         """Count a pattern that is written anew, which may take a tenth of a second.

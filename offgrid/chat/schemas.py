@@ -14,6 +14,8 @@ from offgrid.grammar.texts import MORE_PATTERNS
 _MAX_DEPTH = 16
 _MAX_ALTERNATIVES = 64
 _MAX_SHAPES = 16
+_MAX_SEEN = 2048
+"""Schemas that are looked at to take one apart."""
 _NOTES = frozenset((
     "title", "description", "default", "examples", "$comment", "deprecated", "readOnly",
     "writeOnly", "$id", "$defs", "definitions", "discriminator",
@@ -52,6 +54,13 @@ class Shape:
     closed: bool = False
 
 
+@dataclass
+class Counter:
+    """Counts schemas that are looked at."""
+
+    number: int = 0
+
+
 def within(schema: Any, root: Json) -> Json:
     """Return a part of a schema as a schema of its own, with all that it refers to."""
     own: Json = dict(schema) if isinstance(schema, Mapping) else {}
@@ -77,62 +86,85 @@ def _moved(value: Any) -> Any:
     }
 
 
-def alternatives(schema: Any, root: Json, depth: int = 0) -> list[Json] | None:
+def alternatives(schema: Any, root: Json, seen: Counter | None = None) -> list[Json] | None:
     """Return schemas of one type each, one of which a value must follow.
 
     A schema has a ``type`` and its keywords, or only ``enum`` with values of one kind, strings or
     others, or nothing, which is any value. No alternative is left if no value can follow the
-    schema. None if it cannot be taken apart.
+    schema. None if it cannot be taken apart: references may lead to more schemas than a program can
+    look at, so there is a limit.
+
+    Args:
+        schema: the schema.
+        root: the whole schema, from which references count.
+        seen: counts the schemas that are looked at.
     """
-    if schema is True:
-        return [{}]
-    if schema is False:
-        return []
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
-        return None
-    base = {key: value for key, value in schema.items() if key not in _NOTES}
-    if base.get("enum") == []:
-        return []
-    if "$ref" in base:
-        target = resolve(base.pop("$ref"), root)
-        return _merged([target, base], root, depth)
-    if "allOf" in base:
-        parts = base.pop("allOf")
-        return _merged([base, *parts], root, depth)
-    for key in ("anyOf", "oneOf"):
-        if key in base:
-            branches = base.pop(key)
-            found = [_merged([branch, base], root, depth) for branch in branches]
-            if any(branch is None for branch in found):
-                return None
-            flat = [item for branch in found for item in branch or ()]
-            return flat if len(flat) <= _MAX_ALTERNATIVES else None
-    return _simple(base)
+    return _Taker(root, seen or Counter()).alternatives(schema, 0)
 
 
-def _merged(parts: Iterable[Any], root: Json, depth: int) -> list[Json] | None:
-    """Return the alternatives of a value that must follow several schemas."""
-    whole: Json = {}
-    for part in parts:
-        if part is True:
-            continue
-        if not isinstance(part, Mapping):
+class _Taker:
+    """Takes one schema apart."""
+
+    def __init__(self, root: Json, seen: Counter) -> None:
+        self._root = root
+        self._seen = seen
+        self._most = seen.number + _MAX_SEEN
+
+    def alternatives(self, schema: Any, depth: int) -> list[Json] | None:
+        self._seen.number += 1
+        if schema is True:
+            return [{}]
+        if schema is False:
+            return []
+        if not isinstance(schema, Mapping) or depth > _MAX_DEPTH or self._seen.number > self._most:
             return None
-        own = {key: value for key, value in part.items() if key not in _NOTES}
-        more = [*whole.get(MORE_PATTERNS, ()), *own.pop(MORE_PATTERNS, ())]
-        for key in own.keys() & whole.keys():
-            if own[key] == whole[key]:
-                continue
-            if key == "pattern":
-                more.append(whole[key])
-            elif key in _STRICTER:
-                own[key] = _STRICTER[key](own[key], whole[key])
-            else:
+        base = {key: value for key, value in schema.items() if key not in _NOTES}
+        if base.get("enum") == []:
+            return []
+        if "$ref" in base:
+            target = resolve(base.pop("$ref"), self._root)
+            return self._merged([target, base], depth)
+        if "allOf" in base:
+            parts = base.pop("allOf")
+            return self._merged([base, *parts], depth)
+        for key in ("anyOf", "oneOf"):
+            if key in base:
+                return self._any(base.pop(key), base, depth)
+        return _simple(base)
+
+    def _any(self, branches: Iterable[Any], base: Json, depth: int) -> list[Json] | None:
+        """Return the alternatives of all branches, each of which must follow ``base`` too."""
+        flat: list[Json] = []
+        for branch in branches:
+            found = self._merged([branch, base], depth)
+            if found is None or len(flat) + len(found) > _MAX_ALTERNATIVES:
                 return None
-        whole |= own
-        if more:
-            whole[MORE_PATTERNS] = more
-    return alternatives(whole, root, depth + 1)
+            flat += found
+        return flat
+
+    def _merged(self, parts: Iterable[Any], depth: int) -> list[Json] | None:
+        """Return the alternatives of a value that must follow several schemas."""
+        whole: Json = {}
+        for part in parts:
+            if part is True:
+                continue
+            if not isinstance(part, Mapping):
+                return None
+            own = {key: value for key, value in part.items() if key not in _NOTES}
+            more = [*whole.get(MORE_PATTERNS, ()), *own.pop(MORE_PATTERNS, ())]
+            for key in own.keys() & whole.keys():
+                if own[key] == whole[key]:
+                    continue
+                if key == "pattern":
+                    more.append(whole[key])
+                elif key in _STRICTER:
+                    own[key] = _STRICTER[key](own[key], whole[key])
+                else:
+                    return None
+            whole |= own
+            if more:
+                whole[MORE_PATTERNS] = more
+        return self.alternatives(whole, depth + 1)
 
 
 def _simple(schema: Json) -> list[Json] | None:

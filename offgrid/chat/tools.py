@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from offgrid.chat.arguments import schema_types
+from offgrid.chat.arguments import Types
 
 _MAX_DEPTH = 16
 
@@ -23,27 +23,29 @@ def completed(tool: Json) -> Json:
     parameters = parameters if isinstance(parameters, Mapping) else {}
     full = {
         "description": "", **function,
-        "parameters": _object({"type": "object", "properties": {}, **parameters}, parameters, 0),
+        "parameters": _object(
+            {"type": "object", "properties": {}, **parameters}, Types(parameters), 0
+        ),
     }  # fmt: skip
     return {**tool, "function": full}
 
 
-def _object(schema: Json, root: Mapping[str, Any], depth: int) -> Json:
+def _object(schema: Json, types: Types, depth: int) -> Json:
     properties = schema.get("properties")
     if not isinstance(properties, Mapping) or depth > _MAX_DEPTH:
         return schema
     return {
         **schema,
-        "properties": {key: _value(value, root, depth + 1) for key, value in properties.items()},
+        "properties": {key: _value(value, types, depth + 1) for key, value in properties.items()},
     }
 
 
-def _value(schema: Any, root: Mapping[str, Any], depth: int) -> Json:
+def _value(schema: Any, types: Types, depth: int) -> Json:
     given = schema if isinstance(schema, Mapping) else {}
-    kinds = sorted((schema_types(given, root) or frozenset()) - {"null"}) or ["string"]
+    kinds = sorted((types.of(given) or frozenset()) - {"null"}) or ["string"]
     full = {"description": "", **given, "type": kinds[0] if len(kinds) == 1 else kinds}
     if kinds == ["object"]:
         full.setdefault("additionalProperties", {})
     if isinstance(full.get("items"), Mapping) and depth <= _MAX_DEPTH:
-        full["items"] = _value(full["items"], root, depth + 1)
-    return _object(full, root, depth)
+        full["items"] = _value(full["items"], types, depth + 1)
+    return _object(full, types, depth)

@@ -16,7 +16,7 @@ from offgrid.grammar.document import Json
 from offgrid.grammar.gbnf import GbnfError, gbnf_to_lark
 from offgrid.grammar.lark import lark_rules
 from offgrid.grammar.lookahead import begins_with_look_ahead, lark_terminal
-from offgrid.grammar.options import JSON_OPTIONS, NO_FORCING
+from offgrid.grammar.options import JSON_OPTIONS, MAX_ANSWER, NO_FORCING
 from offgrid.grammar.pattern import MAX_REPETITION, repetition
 from offgrid.grammar.regular import Unwritable
 from offgrid.grammar.rules import TooTangled, endless_rule
@@ -24,7 +24,7 @@ from offgrid.grammar.schema import MAX_SOURCE as MAX_SCHEMA
 
 MAX_SOURCE = {
     "json_schema": MAX_SCHEMA, "lark": 64 * 1024, "gbnf": 64 * 1024, "regex": 16 * 1024,
-    "choice": 128 * 1024, "answer": 512 * 1024,
+    "choice": 128 * 1024, "answer": MAX_ANSWER,
 }  # fmt: skip
 """Bytes of UTF-8 by kind. The keys are also the list of kinds."""
 MAX_CHOICES = 10_000

@@ -16,7 +16,8 @@ class Unread(Exception):
 class LarkTokens:
     """Splits a source into tokens and hands them out: pairs of a kind and a text.
 
-    A token of the kind ``line`` follows the last one.
+    A token of the kind ``line`` follows the last one. Of several line ends with nothing between
+    them, only the first is a token: readers look beyond it.
 
     Args:
         source: the grammar.
@@ -34,12 +35,16 @@ class LarkTokens:
             match = token.match(source, at)
             if match is None or match.lastgroup is None:
                 raise Unread
-            if match.lastgroup != "skip":
-                self._tokens.append((match.lastgroup, match[0]))
+            self._add(match.lastgroup, match[0])
             at = match.end()
-        self._tokens.append(("line", "\n"))
+        self._add("line", "\n")
         self.at = 0
         """The number of the next token; may be set to go back."""
+
+    def _add(self, kind: str, text: str) -> None:
+        again = kind == "line" and self._tokens[-1:] and self._tokens[-1][0] == "line"
+        if kind != "skip" and not again:
+            self._tokens.append((kind, text))
 
     @property
     def left(self) -> bool:

@@ -23,6 +23,9 @@ NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
 """Follows each grammar in Lark. Otherwise the compiler forces one tokenisation wherever the text is
 determined."""
 
+MAX_ANSWER = 512 * 1024
+"""Bytes of a grammar that the server has written, together with its schemas."""
+
 _IN_STRING = r'[^"\\\x00-\x1F\x7F]'
 SLICES = [
     r"[\x20\x0A\x0D\x09]+",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_model import write
+from scripted_templates import reasoning_template
 from support import STARTER, Json, Stream, chat_body, request, text_of
 
 from offgrid import LLM
 from offgrid.errors import InvalidParameter
+from offgrid.server import Server
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 SAMPLED: Json = {"seed": 11, "temperature": 0.9, "max_tokens": 60}
@@ -143,3 +147,23 @@ def test_wrong_values_are_named(base_url: str, llm: LLM, value: Any, words: str)
         assert answer.json["error"]["param"].startswith("banned_strings")
     with pytest.raises(InvalidParameter):
         llm.chat("Hello!", banned_strings=value)
+
+
+def test_tokens_that_were_held_back_are_counted_one_by_one(
+    tmp_path: Path, make_server: Callable[..., Server]
+) -> None:
+    """Tokens of reasoning and of content are held back together, because of a string that begins in
+    the reasoning."""
+    template = reasoning_template("false", "")
+    write(tmp_path / "m.gguf", template, [], "I think so.\n</think>\n\nHello there, you.")
+    url = make_server().url
+    counts, tokens = [], []
+    for banned in ([], ["so.\n</think>\n\nHello THERE"], ["think>\n\nHello there?"]):
+        fields: Json = {"model": "m", "temperature": 0, "banned_strings": banned}
+        usage = request(url, "POST", CHAT, chat_body(**fields)).json["usage"]
+        counts.append(usage["completion_tokens_details"]["reasoning_tokens"])
+        body = {**fields, "input": "Hello!", "include": ["message.output_text.logprobs"]}
+        output = request(url, "POST", RESPONSES, body).json["output"]
+        tokens.append([token["token"] for token in output[1]["content"][0]["logprobs"]])
+    assert counts == [4, 4, 4]
+    assert tokens == [["k>\n\nHe", "llo th", "ere, y", "ou."]] * 3

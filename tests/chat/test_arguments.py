@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from work import lines_run
 
 from offgrid.chat.arguments import (
     parse_value,
@@ -86,6 +87,33 @@ def test_schemas_that_refer_to_each_other_are_followed_once() -> None:
     schema = {"properties": {"a": refs[0]}, "$defs": {name: {"anyOf": refs} for name in names}}
     assert types_of(schema)["a"] == frozenset()
     assert types_of({**schema, "anyOf": refs}).keys() == {"a"}
+
+
+def test_a_limited_number_of_schemas_is_looked_at() -> None:
+    """Each property refers to the same large schema."""
+
+    def schema(number: int) -> dict[str, Any]:
+        kinds = [{"type": "integer"}, *({"type": "string"} for _ in range(200))]
+        properties = {f"p{n}": {"$ref": "#/$defs/large"} for n in range(number)}
+        return {"properties": properties, "$defs": {"large": {"anyOf": kinds}}}
+
+    few, many = (lines_run(lambda n=number: types_of(schema(n))) for number in (100, 1000))
+    assert many < 2 * few
+    found = types_of(schema(1000))
+    assert found["p0"] == {"integer", "string"}
+    assert found["p999"] is None
+
+
+def test_the_schemas_of_each_tag_are_limited() -> None:
+    kinds = [{"type": "integer"}, *({"type": "object"} for _ in range(20_000))]
+    text = "".join(f"~<x{n}>7~</x{n}>" for n in range(100))
+
+    def read(number: int) -> Any:
+        return value_of_tags(text, "~", {"properties": {"a": {"anyOf": kinds[:number]}}}, "a")
+
+    assert read(20_000) == read(1) == {f"x{n}": 7 for n in range(100)}
+    few, many = (lines_run(lambda n=number: read(n)) for number in (200, 20_000))
+    assert many < 3 * few
 
 
 @given(st.recursive(

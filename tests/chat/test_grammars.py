@@ -10,11 +10,13 @@ import json
 import random
 import re
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
+from work import lines_run
 
 from offgrid.chat.answer_parser import (
     AnswerEvent,
@@ -663,6 +665,61 @@ def test_a_pattern_that_cannot_be_enforced_is_refused_with_its_place() -> None:
     many = {f"p{n}": {"type": "string", "pattern": f"(^a|b){n}"} for n in range(21)}
     with pytest.raises(InvalidParameter, match="is the 21st of the request"):
         model.matcher((function("f", {**CLOSED, "properties": many}),))
+
+
+def _grammar_of(family: str, parameters: Json) -> str:
+    model = _model(next(one for one in FAMILIES if one.name == family), True)
+    tool = function("f", parameters)
+    return call_grammar(model.form, (tool,), required=True, parallel=True)[0]
+
+
+@pytest.mark.parametrize("family", ["qwen-xml", "gemma4"])
+def test_alternatives_that_multiply_are_not_all_looked_at(family: str) -> None:
+    """Each definition has some alternatives, each of which leads to the next definition. The same
+    with a last one that no integer can follow, so that none of the alternatives is left."""
+
+    def multiplied(width: int, last: Json, value: Json, size: int = 1) -> Json:
+        names = [*(f"d{n}" for n in range(7)), "last"]
+        definitions: Json = {
+            name: {"anyOf": [{"$ref": f"#/$defs/{after}", "title": str(n)} for n in range(width)]}
+            for name, after in pairwise(names)
+        }
+        either = {"anyOf": [{"$ref": "#/$defs/d0", **value}, {"type": "integer"}]}
+        properties = {f"p{n}": {**either, "title": str(n)} for n in range(size)}
+        return {**CLOSED, "properties": properties, "$defs": {**definitions, "last": last}}
+
+    text: Json = {"type": "string"}
+    impossible: tuple[Json, Json] = ({"enum": ["a"]}, {"type": "integer"})
+    for last, value in ((text, {}), impossible):
+        schemas = [multiplied(width, last, value) for width in (3, 6)]
+        few, many = (lines_run(lambda s=schema: _grammar_of(family, s)) for schema in schemas)
+        assert many < 10 * few
+    with pytest.raises(InvalidParameter, match="alternatives lead to one another") as refused:
+        _grammar_of(family, multiplied(6, *impossible, 60))
+    assert refused.value.param == "f"
+
+
+def test_schemas_that_hold_each_other_are_refused_before_all_are_made() -> None:
+    """The schema of a list in JSON holds the definitions, which are as long as all lists."""
+
+    def lists(number: int) -> Json:
+        item = {"$ref": "#/$defs/x"}
+        properties = {
+            f"p{n}": {"type": "array", "items": item, "minItems": n} for n in range(number)
+        }
+        definitions = {"x": {**CLOSED, "properties": {"a": {"type": "string"}}}}
+        return {**CLOSED, "properties": properties, "$defs": definitions, "required": [*properties]}
+
+    assert "schema_39" in _grammar_of("qwen-xml", lists(40))
+    works = []
+    for number in (100, 300):
+        with pytest.raises(InvalidParameter, match="more than 524288 bytes") as refused:
+            _grammar_of("qwen-xml", lists(number))
+        assert refused.value.param == "f"
+        works.append(
+            lines_run(lambda n=number: _grammar_of("qwen-xml", lists(n)), InvalidParameter)
+        )
+    assert works[1] < 3 * works[0]
 
 
 @pytest.mark.parametrize("control", [True, False])

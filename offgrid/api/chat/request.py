@@ -147,16 +147,15 @@ class Message(msgspec.Struct, frozen=True):
         if not isinstance(content, list):
             return content or ""
         pieces: list[str | int] = []
+        texts: list[str] = []  # since the last image
         for part in content:
-            last = pieces[-1] if pieces else None
             if isinstance(part, ImagePart):
+                pieces += [_lines(texts)] * bool(texts)
                 pieces.append(next(numbers))
-            elif isinstance(part, ThinkingPart) or not part.text:
-                continue
-            elif isinstance(last, str):
-                pieces[-1] = _lines([last, part.text])
-            else:
-                pieces.append(part.text)
+                texts = []
+            elif not isinstance(part, ThinkingPart) and part.text:
+                texts.append(part.text)
+        pieces += [_lines(texts)] * bool(texts)
         if any(isinstance(piece, int) for piece in pieces):
             return pieces
         return "".join(map(str, pieces))

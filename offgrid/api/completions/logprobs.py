@@ -68,6 +68,13 @@ class LegacyLogprobs:
     def _pass(self, piece: bytes) -> int:
         """Advance the offset past a piece; return the offset at which the piece begins."""
         begin = self._offset
+        if self._decoder.getstate()[0] and piece:
+            # The first byte goes on with a character, or shows that there is none: then the piece
+            # begins after what stands for it.
+            first, piece = piece[:1], piece[1:]
+            shown = len(self._decoder.decode(first))
+            begin += shown + bool(self._decoder.getstate()[0]) > 1
+            self._offset += shown
         self._offset += len(self._decoder.decode(piece))
         return begin
 

@@ -195,7 +195,7 @@ def convert(
         )
         if request.samplers:
             request = with_samplers(request)
-        _check(request)
+        _check(request, given.label)
     except InvalidParameter as ex:
         raise given.labelled(ex) from None
     return request
@@ -297,7 +297,7 @@ def typed(fields: dict[str, Any], cls: type[S]) -> S:
     return result
 
 
-def _check(request: GenerationFields) -> None:
+def _check(request: GenerationFields, label: Callable[[str], str]) -> None:
     stops = request.stops
     if len(stops) > MAX_STOPS:
         raise InvalidParameter(f"stop takes at most {MAX_STOPS} strings, not {len(stops)}.", "stop")
@@ -324,9 +324,10 @@ def _check(request: GenerationFields) -> None:
     longer = getattr(request, "max_completion_tokens", None)
     field = "max_tokens" if longer is None else "max_completion_tokens"
     wanted = request.max_tokens if longer is None else longer
-    check_answer(wanted, request.sampling.params.min_tokens, field)
-    if request.max_tokens is not None and request.sampling.params.min_tokens > request.max_tokens:
-        raise InvalidParameter("min_tokens must not be greater than max_tokens.", "min_tokens")
+    least = request.sampling.params.min_tokens
+    check_answer(wanted, least, field)
+    if wanted is not None and least > wanted:
+        raise InvalidParameter(f"min_tokens must not be greater than {label(field)}.", "min_tokens")
 
 
 def _check_banned(strings: tuple[str, ...]) -> None:

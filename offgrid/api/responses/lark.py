@@ -121,10 +121,8 @@ class _Reader:
             self._patterns[name] = _COMMON[known]
 
     def _bar_follows(self) -> bool:
-        ahead = 0
-        while self._tokens.peek(ahead)[0] == "line":
-            ahead += 1
-        return self._tokens.peek(ahead)[1] == "|"
+        ahead = 1 if self._tokens.peek()[0] == "line" else 0
+        return self._tokens.peek(ahead) == ("sign", "|")
 
     def _alternatives(self, depth: int) -> str:
         if depth > _MAX_DEPTH:

@@ -12,6 +12,8 @@ from offgrid.api.shapes import Json
 from offgrid.errors import InvalidParameter, RequestError
 
 _PART = re.compile(r"messages\[(\d+)\]\.content\[(\d+)\](\.image_url)?")
+_LIMIT = re.compile(r"\bmax_completion_tokens\b")
+"""An error about another field may name it."""
 _NAMES = [
     (re.compile(r"^tool_choice\.allowed_tools\b"), "tool_choice"),
     (re.compile(r"^tool_choice(.*)\.function\b"), r"tool_choice\1"),
@@ -47,6 +49,7 @@ def renamed(error: RequestError, tools: Tools) -> RequestError:
     new = _name(old)
     # A name of one word may be an ordinary word of the message.
     message = error.message.replace(old, new) if "." in old or "_" in old else error.message
+    message = _LIMIT.sub("max_output_tokens", message)
     if (new, message) == (old, error.message):
         return error
     return type(error)(message, new, code=error.code)

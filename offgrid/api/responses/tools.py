@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from offgrid.api.chat.tools import MAX_TOOLS
 from offgrid.api.fields.messages import invalid
 from offgrid.api.responses.lark import lark_pattern
 from offgrid.api.responses.lenient import without_nulls
@@ -123,6 +124,23 @@ class Tools:
     offered: dict[str, Offered] = field(default_factory=dict)
     shown: list[Json] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    _patterns: dict[str, str | None] = field(default_factory=dict)
+    """Grammar in Lark -> what it was converted into."""
+
+    def pattern(self, definition: str) -> str | None:
+        """Return a grammar in Lark as a regular expression; None if it is not converted.
+
+        Raises:
+            InvalidParameter: there are too many: to convert one takes time, and items may replace
+                a tool again and again.
+        """
+        if definition not in self._patterns:
+            if len(self._patterns) == MAX_TOOLS:
+                raise InvalidParameter(
+                    f"tools: at most {MAX_TOOLS} different grammars can be read.", "tools"
+                )
+            self._patterns[definition] = _lark_as_pattern(definition)
+        return self._patterns[definition]
 
     def for_chat(self) -> list[Json]:
         """Return the tools in the form of a chat request."""
@@ -242,7 +260,7 @@ def _read(tools: Tools, tool: Any, place: str, space: NamespaceTool | None) -> I
         }  # fmt: skip
         yield Offered(called, "function", read.name, namespace, place, function)
         return
-    pattern = _pattern(read)
+    pattern = _pattern(read, tools)
     if isinstance(read.format, GrammarFormat) and pattern is None:
         tools.ignored.append(_label(f"tools.{read.name}.format", place))
     function = _custom(read, called, space, pattern)
@@ -255,7 +273,7 @@ def _described(description: str | None, space: NamespaceTool | None) -> str | No
     return "\n\n".join(text for text in texts if text) or None
 
 
-def _pattern(tool: CustomTool) -> str | None:
+def _pattern(tool: CustomTool, tools: Tools) -> str | None:
     """Return the regular expression that a custom tool's input must match; None for any text.
 
     The model writes the text as a JSON string. A regular expression can be enforced inside it, so a
@@ -266,7 +284,7 @@ def _pattern(tool: CustomTool) -> str | None:
     definition = tool.format.definition
     if tool.format.syntax == "regex":
         return f"^(?:{definition})$"
-    return _lark_as_pattern(definition)
+    return tools.pattern(definition)
 
 
 @functools.lru_cache(maxsize=32)

@@ -265,14 +265,16 @@ class Drawing:
             self._failures.fail_rows(sequence, error)
         elif matcher is not None and matcher.accepting:
             # Only the end was allowed, and ignore_eos bans it.
-            self._outbox.add(sequence.end())
+            for delta in sequence.end():
+                self._outbox.add(delta)
             self._scheduler.release(sequence)
         elif bans is not None and bans.here:
             outcome = sequence.give_up()
             if isinstance(outcome, Rewind):
                 self._take_back(sequence, outcome)
             else:
-                self._outbox.add(outcome)
+                for delta in outcome:
+                    self._outbox.add(delta)
                 self._scheduler.release(sequence)
         elif matcher is not None:
             message = "No token satisfies both the grammar and logit_bias."
@@ -315,9 +317,9 @@ class Drawing:
         outcome = sequence.advance(token, piece, token in self._model.eog_ids, logprobs)
         if isinstance(outcome, Rewind):
             return outcome
-        if outcome is not None:
-            self._outbox.add(outcome)
-            if outcome.finish_reason is not None:
+        for delta in outcome:
+            self._outbox.add(delta)
+            if delta.finish_reason is not None:
                 self._scheduler.release(sequence)
         return None
 

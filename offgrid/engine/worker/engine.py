@@ -378,7 +378,8 @@ class Engine:
             elif isinstance(item, tuple):
                 ended = {one.choice: one for one in self.scheduler.cancel(*item)}
                 for sequence in ended.values():
-                    self._outbox.add(sequence.end())
+                    for delta in sequence.end():
+                        self._outbox.add(delta)
             else:
                 self._drop(item)
 

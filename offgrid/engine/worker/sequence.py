@@ -293,16 +293,16 @@ class Sequence:
 
     def advance(
         self, token: int, piece: bytes, is_eog: bool, logprobs: tuple[TokenLogprob, ...]
-    ) -> Delta | Rewind | None:
+    ) -> tuple[Delta, ...] | Rewind:
         """Append the sampled token; return what it adds to the answer.
 
         An end token (``is_eog``) counts as a completion token but adds no text. With ``ignore_eos``
         end tokens are never sampled.
 
         Returns:
-            None if all text is held back, because it may become a banned string. A
-            :class:`Rewind` if one was complete, so that the token and perhaps others before it were
-            taken away.
+            A delta for each token that is sent: none if the text is held back, because it may
+            become a banned string, and several if it was. A :class:`Rewind` if one was complete, so
+            that the token and perhaps others before it were taken away.
         """
         self.completion_tokens += 1
         self.stopwatch.token()
@@ -329,7 +329,7 @@ class Sequence:
         if self.screen is not None:
             size = 0 if is_eog else len(piece)
             text, finish_reason, logprobs = self.screen.advance(text, finish_reason, size, logprobs)
-        return self._delta(text, finish_reason, logprobs)
+        return (self._delta(text, finish_reason, logprobs),)
 
     def _within_lines(
         self, lines: LineLimits, text: str, finish_reason: str | None
@@ -357,7 +357,7 @@ class Sequence:
         piece: bytes,
         is_eog: bool,
         logprobs: tuple[TokenLogprob, ...],
-    ) -> Delta | Rewind | None:
+    ) -> tuple[Delta, ...] | Rewind:
         """Do the same as :meth:`advance`, with banned strings."""
         reasoning = None if self.reasoning is None else self.reasoning.state
         free = self._is_free(bans)
@@ -383,14 +383,14 @@ class Sequence:
             return False
         return self.matcher is None or self.matcher.allows_more_than(1 + len(bans.here))
 
-    def give_up(self) -> Delta | Rewind:
+    def give_up(self) -> tuple[Delta, ...] | Rewind:
         """Note that banned strings leave no token that may come next: rewind the answer further, or
         end it."""
         assert self.bans is not None
         end = self.bans.held
         return self._rewind(self.bans, range(end, end), self.n_tokens)
 
-    def _rewind(self, bans: Bans, found: range, before: int) -> Delta | Rewind:
+    def _rewind(self, bans: Bans, found: range, before: int) -> tuple[Delta, ...] | Rewind:
         """Rewind the answer, or end it if there is no way around a banned string.
 
         Args:
@@ -422,36 +422,32 @@ class Sequence:
         self.completion_tokens = completion_tokens
         self.n_tokens = min(self.n_tokens, self.n_prompt + completion_tokens)
 
-    def _send(self, bans: Bans, finish_reason: str | None) -> Delta | None:
-        """Return what is sent of the text that was held back; None if nothing is."""
+    def _send(self, bans: Bans, finish_reason: str | None) -> tuple[Delta, ...]:
+        """Return what is sent of the text that was held back."""
         if finish_reason is not None:
             return self._last(bans, finish_reason)
-        sent = bans.release()
-        return self._sent(sent, None) if sent else None
+        return self._sent(bans.release(), None)
 
-    def _last(self, bans: Bans, finish_reason: str) -> Delta:
+    def _last(self, bans: Bans, finish_reason: str) -> tuple[Delta, ...]:
         return self._sent(bans.release(everything=True) or [Sent("", 0, ())], finish_reason)
 
-    def _sent(self, sent: list[Sent], finish_reason: str | None) -> Delta:
-        text = ""
-        logprobs: tuple[TokenLogprob, ...] = ()
-        for place, (more, size, tokens) in enumerate(sent, 1):
-            reason = finish_reason if place == len(sent) else None
+    def _sent(self, sent: list[Sent], finish_reason: str | None) -> tuple[Delta, ...]:
+        deltas: list[Delta] = []
+        for later, (text, size, logprobs) in zip(reversed(range(len(sent))), sent, strict=True):
+            reason = None if later else finish_reason
             if self.lines is not None:
-                more, reason = self._within_lines(self.lines, more, reason)
+                text, reason = self._within_lines(self.lines, text, reason)
             if self.screen is not None:
-                more, reason, tokens = self.screen.advance(more, reason, size, tokens)
-            text += more
-            logprobs += tokens
+                text, reason, logprobs = self.screen.advance(text, reason, size, logprobs)
             if reason is not None:
-                finish_reason = reason
-                self.completion_tokens -= len(sent) - place  # they are not part of the answer
-                break
-        return self._delta(text, finish_reason, logprobs)
+                self.completion_tokens -= later  # they are not part of the answer
+                return (*deltas, self._delta(text, reason, logprobs))
+            deltas.append(self._delta(text, None, logprobs, later))
+        return tuple(deltas)
 
     # --- the end ------------------------------------------------------------------------------
 
-    def end(self) -> Delta:
+    def end(self) -> tuple[Delta, ...]:
         """End the answer here; return the text that was held back."""
         if self.bans is not None:
             sent = self.completion_tokens - self.bans.held
@@ -465,12 +461,17 @@ class Sequence:
             text, reason = self._within_lines(self.lines, text, reason)
         if self.screen is not None:
             text, reason, logprobs = self.screen.advance(text, reason, 0, logprobs)
-        return self._delta(text, reason, logprobs)
+        return (self._delta(text, reason, logprobs),)
 
     def _delta(
-        self, text: str, finish_reason: str | None, logprobs: tuple[TokenLogprob, ...]
+        self,
+        text: str,
+        finish_reason: str | None,
+        logprobs: tuple[TokenLogprob, ...],
+        later: int = 0,
     ) -> Delta:
-        held = 0 if self.bans is None else self.bans.held
+        """Return a delta; ``later`` tokens are sent after it."""
+        held = later if self.bans is None else self.bans.held + later
         counts, timed = NO_COUNTS, finish_reason is not None or self.request.timings
         if self.drafter is not None and (timed or self.drafter.predicts):
             counts = self.drafter.counts(self, timed)

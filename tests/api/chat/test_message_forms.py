@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from support import STARTER, Json
 from tiny_vision import pixels, png
 
+from offgrid.api.chat import request as chat_request
 from offgrid.api.chat.request import parse_chat
 from offgrid.errors import InvalidParameter
 
@@ -53,6 +55,24 @@ def refused(*messages: Json, **fields: Any) -> InvalidParameter:
 def test_text_parts_begin_new_lines_except_beside_images(content: Any, expected: Any) -> None:
     (message,) = received({"role": "user", "content": content})
     assert message["content"] == expected
+
+
+def test_many_parts_are_joined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that grows with each part would be copied each time."""
+    copied = 0
+    join = chat_request._lines
+
+    def counted(texts: Iterable[str]) -> str:
+        nonlocal copied
+        given = [*texts]
+        copied += sum(map(len, given))
+        return join(given)
+
+    monkeypatch.setattr(chat_request, "_lines", counted)
+    content = [*[text("ab")] * 300, IMAGE, *[text("cd")] * 300]
+    (message,) = received({"role": "user", "content": content})
+    assert message["content"] == ["\n".join(["ab"] * 300), 0, "\n".join(["cd"] * 300)]
+    assert copied == 1200
 
 
 @pytest.mark.parametrize("role", ["assistant", "tool"])

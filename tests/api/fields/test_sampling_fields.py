@@ -48,6 +48,37 @@ def test_min_tokens(base_url: str) -> None:
     assert error["param"] == "min_tokens"
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "limit"),
+    [
+        (CHAT, {"max_tokens": 4}, "max_tokens"),
+        (CHAT, {"max_completion_tokens": 4}, "max_completion_tokens"),
+        (CHAT, {"max_completion_tokens": 4, "max_tokens": 8}, "max_completion_tokens"),
+        (CHAT, {"n_predict": 4}, "n_predict"),
+        (CHAT, {"options": {"num_predict": 4}}, "options.num_predict"),
+        ("/v1/responses", {"max_output_tokens": 4}, "max_output_tokens"),
+        ("/v1/messages", {"max_tokens": 4}, "max_tokens"),
+    ],
+)
+def test_min_tokens_is_at_most_the_limit_that_is_in_force(
+    base_url: str, path: str, fields: dict[str, Any], limit: str
+) -> None:
+    body = {**chat_body(), **fields, "min_tokens": 5}
+    if path == "/v1/responses":
+        body["input"] = body.pop("messages")
+    answer = request(base_url, "POST", path, body)
+    assert answer.status == 400
+    error = answer.json["error"]
+    assert error.get("param", "min_tokens") == "min_tokens"
+    assert error["message"] == f"min_tokens must not be greater than {limit}."
+
+
+def test_a_limit_that_is_not_in_force_does_not_limit_min_tokens(base_url: str) -> None:
+    body = chat_body(max_completion_tokens=6, max_tokens=4, min_tokens=6)
+    answer = request(base_url, "POST", CHAT, body)
+    assert answer.json["usage"]["completion_tokens"] == 6
+
+
 def test_min_keep(base_url: str) -> None:
     """top_p alone would keep one token; min_keep keeps three."""
     fields = {"temperature": 2.0, "top_p": 0.0, "min_keep": 3, "logprobs": 5, "max_tokens": 8}

@@ -6,10 +6,13 @@ import re
 
 import pytest
 from responses_calls import PATH, body
-from support import request
+from support import Json, request
+from work import lines_run
 
+from offgrid.api.chat.tools import MAX_TOOLS
 from offgrid.api.responses.lark import MAX_PATTERN, lark_pattern
-from offgrid.api.responses.tools import gather
+from offgrid.api.responses.tools import _lark_as_pattern, gather
+from offgrid.errors import InvalidParameter
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,49 @@ def test_rules_that_multiply() -> None:
     rules = "\n".join(f"a{n}: a{n + 1} a{n + 1}" for n in range(30))
     assert lark_pattern(f'start: a0\n{rules}\na30: "{"x" * 10}"') is None
     assert MAX_PATTERN < 1 << 20
+
+
+def test_empty_lines_are_read_once() -> None:
+    def read(lines: int) -> str | None:
+        return lark_pattern('start: "a"' + "\n" * lines + '| "b"')
+
+    assert read(800) == read(1)
+    assert lines_run(lambda: read(800)) < 8 * lines_run(lambda: read(200))
+
+
+def test_no_more_grammars_are_read_than_there_may_be_tools() -> None:
+    def tools(number: int) -> list[Json]:
+        return [
+            {"type": "custom", "name": f"t{n}",
+             "format": {"type": "grammar", "syntax": "lark", "definition": f'start: "many{n}"'}}
+            for n in range(number)
+        ]  # fmt: skip
+
+    assert len(gather(tools(MAX_TOOLS)).offered) == MAX_TOOLS
+    for many in (tools(1000), [{"type": "namespace", "name": "n", "tools": tools(1000)}]):
+        _lark_as_pattern.cache_clear()
+        with pytest.raises(InvalidParameter, match="at most 128") as refused:
+            gather(many)
+        assert refused.value.param == "tools"
+        assert _lark_as_pattern.cache_info().misses == MAX_TOOLS
+
+
+def test_a_tool_that_is_replaced_has_few_grammars() -> None:
+    """Each item of a conversation may add tools, which replace those of the same name."""
+
+    def added(number: int) -> list[tuple[str, list[Json]]]:
+        return [
+            ("input", [{"type": "custom", "name": "t", "format": {
+                "type": "grammar", "syntax": "lark", "definition": f'start: "again{n % number}"'}}])
+            for n in range(500)
+        ]  # fmt: skip
+
+    _lark_as_pattern.cache_clear()
+    found = gather([], added(MAX_TOOLS)).offered["t"].function["parameters"]["properties"]
+    assert found["input"]["pattern"] == f"^(?:(?:again{499 % MAX_TOOLS}))$"
+    assert _lark_as_pattern.cache_info().misses == MAX_TOOLS
+    with pytest.raises(InvalidParameter, match="128 different grammars"):
+        gather([], added(MAX_TOOLS + 1))
 
 
 def test_a_grammar_that_is_not_enforced_is_shown_and_named(base_url: str) -> None:

@@ -348,11 +348,14 @@ def test_what_is_held_back_is_sent_when_the_answer_is_ended(loaded: Model) -> No
         run.engine.submit(prepared)
         for _ in range(steps):
             run.engine.step()
+        before = len(run.events)
         run.engine.end(1, 0)
         run.finish()
         deltas = _deltas(run, prepared.sequences[0])
         count = deltas[-1].completion_tokens
-        ended.add(len(deltas[-1].logprobs))
+        ended.add(len(run.events) - before)
+        numbers = [delta.completion_tokens for delta in deltas if delta.logprobs]
+        assert numbers == [*range(1, count + 1)]  # each token has a delta
         assert count == steps - 1 or count == steps
         assert [one.token for delta in deltas for one in delta.logprobs] == tokens[:count]
         text = b"".join(PIECES[token] for token in tokens[:count]).decode("utf-8", "replace")
