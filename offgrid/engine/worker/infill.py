@@ -108,7 +108,8 @@ def _excerpts(
         size = utf8_size(excerpt.text) + utf8_size(excerpt.filename)
         ids = _excerpt(model, excerpt) if size <= text_limit(max(0, room)) else None
         if ids is None or len(ids) > room:
-            return [begin, *reversed(found), end], True
+            # What surrounds the excerpts may have no room either.
+            return [begin, *reversed(found), end] if room >= 0 else [], True
         found.append(ids)
         room -= len(ids)
     return [begin, *reversed(found), end], False

@@ -111,6 +111,16 @@ def test_what_is_nearest_to_the_place_is_kept(code: Model, max_tokens: int | Non
     assert prompt_text(code, ids[1:2]) == prompt_text(code, plain_ids(code, "near")[:1])
 
 
+@pytest.mark.parametrize("max_tokens", [1, 8])
+def test_without_room_for_excerpts_the_answer_keeps_its_room(code: Model, max_tokens: int) -> None:
+    """Not even the name of the project is written then."""
+    infill = Infill("far " * 2000, "away " * 2000, "", (Excerpt("x.py", "one"),))
+    ids, cut = read(code, infill, max_tokens)
+    assert cut
+    assert len(ids) == 256 - max_tokens
+    assert ids[0] == BEFORE
+
+
 def test_the_line_of_the_cursor_is_never_cut(code: Model) -> None:
     with pytest.raises(ContextLengthExceeded) as caught:
         read(code, Infill("", "", "x" * 10_000))
