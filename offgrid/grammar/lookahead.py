@@ -9,6 +9,7 @@ texts that do not begin with ``A`` are written as a further pattern; see
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -72,8 +73,11 @@ def one_pattern(pattern: str) -> str:
     return language.pattern(language.found(part))
 
 
-def matches(pattern: str, texts: list[str]) -> list[bool]:
-    """Return for each text whether a pattern is found in it.
+def found_in(pattern: str) -> Callable[[str], bool]:
+    """Return a function that says whether a pattern is found in a text. Not thread-safe.
+
+    What it has learnt of a pattern serves all texts. It raises :class:`Unwritable` for a text if
+    the pattern is too complex.
 
     Raises:
         Unwritable: the pattern uses syntax that is not supported here.
@@ -81,7 +85,7 @@ def matches(pattern: str, texts: list[str]) -> list[bool]:
     part = read(pattern)
     language = Language([part])
     found = language.found(part)
-    return [language.matches(found, text) for text in texts]
+    return lambda text: language.matches(found, text)
 
 
 def begins_with_look_ahead(pattern: str) -> bool:

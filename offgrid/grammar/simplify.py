@@ -9,14 +9,15 @@ after that is refused by the checks of :mod:`offgrid.grammar.schema`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from offgrid.grammar.document import Document, Json, Path, SchemaError
 from offgrid.grammar.lookahead import (
+    found_in,
     has_look_ahead,
-    matches,
     one_pattern,
     patterns_without_look_ahead,
 )
@@ -68,6 +69,11 @@ MAX_LOOKING_AHEAD = 20
 """Different patterns with look-aheads in a schema: each may take a tenth of a second."""
 _MAX_FOLLOWED = 20
 """References and alternatives that are followed from one ``propertyNames``."""
+MAX_NAMES = 50_000
+"""Values of lists that are read for all ``propertyNames``: many of them may refer to one long list,
+of which each gets a copy."""
+MAX_NAMING = 50
+"""Different patterns of ``propertyNames`` that are compared with the names of properties."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,8 @@ class _Simplifier:
         self._dynamic = "$dynamicRef" in words
         self._recursive = "$recursiveRef" in words
         self._looking: set[str] = set()
+        self._names = 0
+        self._naming: dict[str, Callable[[str], bool]] = {}
         self._all: dict[int, bool] = {}
         self._none: dict[int, bool] = {}
 
@@ -273,6 +281,8 @@ class _Simplifier:
         if "propertyNames" not in node or not isinstance(own, dict):
             return
         texts = self._texts(node["propertyNames"], [_MAX_FOLLOWED])
+        if self._names > MAX_NAMES:
+            raise SchemaError(f"all propertyNames together list more than {MAX_NAMES} names", path)
         if texts is None:
             del node["propertyNames"]
         elif texts is _UNKNOWN or node.get("patternProperties"):
@@ -281,7 +291,7 @@ class _Simplifier:
             _list_names(path, node, own, texts.listed)
         elif texts.pattern is not None:
             try:
-                allowed = matches(texts.pattern, [*own]) if own else []
+                allowed = self._allowed(path, texts.pattern, own)
                 pattern = self._one_pattern(texts.pattern)
             except (Unwritable, RecursionError):
                 return
@@ -293,6 +303,18 @@ class _Simplifier:
                 node["patternProperties"] = {pattern: others}
             node["additionalProperties"] = False
             del node["propertyNames"]
+
+    def _allowed(self, path: Path, pattern: str, names: Iterable[str]) -> list[bool]:
+        """Return for each name whether a pattern is found in it."""
+        if not names:
+            return []
+        if pattern not in self._naming:
+            if len(self._naming) == MAX_NAMING:
+                raise SchemaError(
+                    f"propertyNames has the {MAX_NAMING + 1}st pattern beside properties", path
+                )
+            self._naming[pattern] = found_in(pattern)
+        return [*map(self._naming[pattern], names)]
 
     def _look_aheads(self, node: Json) -> None:
         """Write patterns that begin with look-aheads as patterns without them."""
@@ -332,6 +354,10 @@ class _Simplifier:
         if isinstance(schema, bool):
             return None if schema else _NO_TEXT
         if left[0] < 0 or not isinstance(schema, dict):
+            return _UNKNOWN
+        for listed in map(schema.get, ("enum", "anyOf", "oneOf")):
+            self._names += len(listed) if isinstance(listed, list) else 0
+        if self._names > MAX_NAMES:
             return _UNKNOWN
         if "string" not in _types(schema):
             return _NO_TEXT

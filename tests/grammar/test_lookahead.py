@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from offgrid.grammar.lookahead import (
     MAX_LOOK_AHEADS,
+    found_in,
     has_look_ahead,
     lark_terminal,
-    matches,
     one_pattern,
     patterns_without_look_ahead,
 )
@@ -43,7 +43,7 @@ def agree(pattern: str, texts: list[str]) -> None:
     """All written patterns together, and the single one, find what Python finds."""
     several = patterns_without_look_ahead(pattern)
     single = one_pattern(pattern)
-    for text, matched in zip(texts, matches(pattern, texts), strict=True):
+    for text, matched in zip(texts, map(found_in(pattern), texts), strict=True):
         wanted = found(pattern, text)
         assert matched == wanted, (pattern, text)
         assert all(found(one, text) for one in several) == wanted, (pattern, text)

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from offgrid.grammar.document import Document, SchemaError
 from offgrid.grammar.schema import parse_schema
-from offgrid.grammar.simplify import MAX_LOOKING_AHEAD, simplify
+from offgrid.grammar.simplify import MAX_LOOKING_AHEAD, MAX_NAMES, MAX_NAMING, simplify
 
 TEXT = {"type": "string"}
 CLOSED = {"type": "object", "properties": {"a": {}, "b": TEXT}, "additionalProperties": False}
@@ -168,6 +168,38 @@ def test_the_number_of_patterns_with_look_aheads_is_limited() -> None:
                 parse_schema(json.dumps(schema))
         else:
             parse_schema(json.dumps(schema))
+
+
+@pytest.mark.parametrize("keyword", ["enum", "anyOf"])
+def test_the_names_that_many_schemas_list_are_limited(keyword: str) -> None:
+    """A short schema would become a long one: each reference copies the list."""
+    each = 1000
+    values = [str(n) if keyword == "enum" else {"const": "a"} for n in range(each)]
+    for more in (0, 1):
+        some = [{"propertyNames": {"$ref": "#/$defs/a"}}] * (MAX_NAMES // each + more)
+        schema = {"$defs": {"a": {keyword: values}, "b": {"anyOf": some}}, "type": "object"}
+        document = Document(json.loads(json.dumps(schema)))
+        if more:
+            with pytest.raises(SchemaError, match="list more than"):
+                simplify(document)
+        else:
+            simplify(document)
+
+
+def test_the_patterns_of_names_beside_properties_are_limited() -> None:
+    def schema(patterns: int, times: int) -> Document:
+        some = [
+            {"propertyNames": {"pattern": f"^a{n % patterns}"}, "properties": {"a0": True}}
+            for n in range(times)
+        ]
+        return Document({"anyOf": some})
+
+    document = schema(MAX_NAMING, 10 * MAX_NAMING)
+    assert simplify(document)
+    assert document.root["anyOf"][0]["properties"] == {"a0": True}
+    assert document.root["anyOf"][1]["properties"] == {"a0": False}
+    with pytest.raises(SchemaError, match="has the 51st pattern"):
+        simplify(schema(MAX_NAMING + 1, MAX_NAMING + 1))
 
 
 def test_null_counts_as_absent() -> None:
