@@ -30,8 +30,11 @@ class LookAhead:
 
 
 def has_look_ahead(pattern: str) -> bool:
-    """Return whether a pattern may have a look-ahead; most have none."""
-    return "(?=" in pattern or "(?!" in pattern
+    """Return whether a pattern has a look-ahead; most have none."""
+    if "(?=" not in pattern and "(?!" not in pattern:
+        return False
+    # An escaped bracket, or one in a class, begins none.
+    return any(pattern.startswith(("(?=", "(?!"), at) for at, _ in _places(pattern, 0))
 
 
 @lru_cache(maxsize=256)
@@ -57,7 +60,8 @@ def patterns_without_look_ahead(pattern: str) -> tuple[str, ...]:
             language = Language([part])
             found.append(language.pattern(language.found(part)))
         else:
-            found.append(f"^(?:{look.text.lstrip('^')})")
+            seen = f"^(?:{look.text.lstrip('^')})"
+            found.append(one_pattern(seen) if has_look_ahead(seen) else seen)
     return tuple(found)
 
 

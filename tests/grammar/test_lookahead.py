@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import product
 
@@ -179,6 +180,21 @@ def test_schemas_with_look_aheads_combine_patterns() -> None:
     assert schema["allOf"][0] == {"minLength": 9}
     assert len(schema["allOf"]) == 3
     assert (len(more), first[:2]) == (2, "^(")
+
+
+@pytest.mark.parametrize("pattern", [r"^(?=(?=b)[bc])b", r"^(?=(?!bd)b)b.", r"^(?=^(?!a)b)bc$"])
+def test_a_look_ahead_in_another_one(pattern: str) -> None:
+    written = patterns_without_look_ahead(pattern)
+    assert not any(map(has_look_ahead, written))
+    agree(pattern, ["", "a", "b", "c", "bc", "bd", "be", "bcd"])
+
+
+def test_brackets_that_begin_no_look_ahead() -> None:
+    """Such patterns have none of the limits of those with look-aheads."""
+    for pattern in (r"^\(?=\bx", r"^[(?=]{1,500}$", r"^[(?!)]\(?!$"):
+        assert not has_look_ahead(pattern)
+        assert parse_schema(json.dumps({"pattern": pattern})).keys() == {"pattern"}
+    assert has_look_ahead(r"\\(?=a)")
 
 
 def test_terminals_of_lark() -> None:
