@@ -8,6 +8,7 @@ as little as possible, and no text is lost.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -168,22 +169,40 @@ def _without_orphans(messages: Messages) -> Messages:
 def _completed(messages: Messages) -> Messages:
     """Give every call a result."""
     complete: Messages = []
-    waiting: list[Message] = []  # calls without a result
+    waiting = _Waiting(())
     for message in messages:
         if message["role"] == "tool":
-            _answer(waiting, message.get("tool_call_id"))
+            waiting.answer(message.get("tool_call_id"))
         else:
-            complete += map(_missing_result, waiting)
-            waiting = list(message.get("tool_calls") or ())
+            complete += map(_missing_result, waiting.calls)
+            waiting = _Waiting(message.get("tool_calls") or ())
         complete.append(message)
-    return [*complete, *map(_missing_result, waiting)]
+    return [*complete, *map(_missing_result, waiting.calls)]
 
 
-def _answer(waiting: list[Message], id: str | None) -> None:
-    """Remove the call that a result belongs to: the one with its id, or else the first."""
-    places = [place for place, call in enumerate(waiting) if call["id"] == id]
-    if waiting:
-        del waiting[places[0] if places else 0]
+class _Waiting:
+    """The calls of a message that have no result yet; there may be thousands."""
+
+    def __init__(self, calls: Iterable[Message]) -> None:
+        # Finding the first one takes constant time here, but not in a dictionary.
+        self._calls = OrderedDict(enumerate(calls))
+        self._places: dict[str | None, deque[int]] = {}
+        for place, call in self._calls.items():
+            self._places.setdefault(call["id"], deque()).append(place)
+
+    @property
+    def calls(self) -> Iterable[Message]:
+        """Those that are left, in order."""
+        return self._calls.values()
+
+    def answer(self, id: str | None) -> None:
+        """Remove the call that a result belongs to: the one with its id, or else the first."""
+        if not self._calls:
+            return
+        places = self._places.get(id)
+        place = places[0] if places else next(iter(self._calls))
+        call = self._calls.pop(place)
+        self._places[call["id"]].popleft()
 
 
 def _missing_results(messages: Messages) -> Messages:
