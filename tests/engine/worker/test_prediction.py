@@ -102,6 +102,18 @@ def test_nothing_of_an_unfinished_prediction_is_accepted(answer: list[int]) -> N
     assert (prediction.accepted, prediction.rejected) == (0, 2)
 
 
+def test_few_places_of_a_prediction_that_repeats_itself_are_looked_at() -> None:
+    """The worker looks for a place at each token, while all other answers wait."""
+    text = PredictedText(np.array([7] * 1000 + [8] + [7] * 1000, dtype=np.int32), VOCAB)
+    near = text.after(7, 7, 500)
+    assert 500 in near
+    assert len(near) < 100
+    assert near == list(range(near[0], near[-1] + 1))
+    assert text.after(7, 8, 0) == text.after(7, 8, 2000) == [1001]
+    assert text.after(7, 7, 0)[0] == LEAST
+    assert text.after(8, 8, 0) == []
+
+
 def test_a_prediction_of_one_token() -> None:
     prediction, proposed = followed([4], [4, 4])
     assert proposed == [[4], [], []]

@@ -11,8 +11,6 @@ tokens were drafted: they are the same on every machine.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,11 +54,14 @@ class PredictedText:
         """The number of tokens."""
         return len(self.tokens)
 
-    def after(self, first: int, second: int) -> list[int]:
-        """Return the indices before which the prediction has two tokens, in ascending order."""
+    def after(self, first: int, second: int, middle: int) -> list[int]:
+        """Return the indices before which the prediction has two tokens, in ascending order: the
+        nearest :data:`_NEAR` up to ``middle``, and after it."""
         key = first * self._n_vocab + second
         low, high = np.searchsorted(self._keys, (key, key + 1))
-        found: list[int] = self._places[low:high].tolist()
+        places = self._places[low:high]
+        at = int(np.searchsorted(places, middle, side="right"))
+        found: list[int] = places[max(0, at - _NEAR) : at + _NEAR].tolist()
         return found
 
 
@@ -146,9 +147,7 @@ class Prediction:
         equals the nearest one after the last certain place, or else at or before it."""
         if len(self._answer) < LEAST:
             return None
-        places = self._text.after(self._answer[-2], self._answer[-1])
-        middle = bisect_right(places, self._known)
-        near = places[max(0, middle - _NEAR) : middle + _NEAR]
+        near = self._text.after(self._answer[-2], self._answer[-1], self._known)
         return min(near, key=self._rank, default=None)
 
     def _rank(self, place: int) -> tuple[int, bool, int]:
