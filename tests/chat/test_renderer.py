@@ -165,6 +165,23 @@ def test_the_error_of_a_template_is_its_own(renderer: Renderer) -> None:
         template.render(USER)
 
 
+def test_the_limits_of_the_server_stay_those_of_the_process() -> None:
+    """A limit that the system sets for all processes of the server must not be raised."""
+    program = (
+        "import resource\n"
+        "from offgrid.chat import renderer\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({MEMORY // 2}, {MEMORY // 2}))\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (1000, 1000))\n"
+        "renderer.limit_memory()\n"
+        "renderer._limit_time()\n"
+        "print(resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_CPU)[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"({MEMORY // 2}, {MEMORY // 2}) 1000"
+
+
 def test_the_memory_of_the_process_is_limited() -> None:
     """The limit holds without any budget."""
     program = (
