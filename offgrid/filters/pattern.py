@@ -262,6 +262,8 @@ class _Parser:
             return node
         if isinstance(node, Boundary):
             raise PatternError("\\b and \\B cannot be repeated")
+        if width(node) == 0:
+            raise PatternError("a group without any character cannot be repeated")
         if self._peek() and self._peek() in "*+?{":
             raise PatternError("a repetition follows another one; put the first one in a group")
         least, most = times

@@ -58,6 +58,8 @@ def test_the_digest_names_the_terms_and_not_their_order(tmp_path: Path) -> None:
         ("/[a/", "line 3: it ends in the middle"),
         ("/a{1001}/", "line 3: it repeats more than 1000"),
         ("/(a{100}){11}/", "line 3: it repeats more than 1000"),
+        (r"/a((\b\b){1000}){1000}/", "line 3: a group without any character"),
+        ("/a(|){1000}/", "line 3: a group without any character"),
         ("/abc", "line 3: a regular expression ends with /"),
         ("/abc/g", "line 3: the flag 'g' is not supported"),
         ("//", "line 3: a regular expression ends with /"),
