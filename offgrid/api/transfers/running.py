@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import secrets
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -160,13 +161,7 @@ class Transfer(ABC):
         """Do the work, on the calling thread; every error becomes the transfer's."""
         status, error = "failed", None
         try:
-            outcomes = self.copy_models()
-            if not any(o.status == "failed" or o.code == "different" for o in outcomes):
-                status = "completed"
-        except _Cancelled:
-            status = "cancelled"
-        except TransferError as ex:
-            error = {"code": ex.code, "message": self.told(str(ex))}
+            status, error = self._result()
         except Exception:
             log.exception("an %s failed", self.kind)
             error = {"code": "internal", "message": "Internal server error."}
@@ -174,6 +169,17 @@ class Transfer(ABC):
             self._status, self._error = status, error
             self._completed = int(time.time())
             self._changed.notify_all()
+
+    def _result(self) -> tuple[str, Json | None]:
+        """Do the work; return the status and the error with which it has ended."""
+        try:
+            outcomes = self.copy_models()
+        except _Cancelled:
+            return "cancelled", None
+        except TransferError as ex:
+            return "failed", {"code": ex.code, "message": self.told(str(ex))}
+        failed = any(o.status == "failed" or o.code == "different" for o in outcomes)
+        return "failed" if failed else "completed", None
 
     def look(self, folder: str) -> None:
         """Stop the work if it was cancelled."""
@@ -286,4 +292,5 @@ def without_folder(text: str, folder: Path) -> str:
 
 def plain_text(text: str) -> str:
     """Return a text for JSON; bytes of a path that are not UTF-8 become U+FFFD."""
-    return os.fsencode(text).decode("utf-8", "replace")
+    # Not os.fsencode: in the locale C, it refuses the letters that names of models may have.
+    return text.encode("utf-8", sys.getfilesystemencodeerrors()).decode("utf-8", "replace")
