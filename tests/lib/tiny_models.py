@@ -7,6 +7,7 @@ file is smaller than 1 MB and takes a few hundredths of a second to write.
 from __future__ import annotations
 
 import dataclasses
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -160,11 +161,13 @@ def make_bert(
     name: str | None = None,
     named: bool = True,
     labels: list[str] | None = None,
+    replaced: str = "",
 ) -> Path:
     """Return a new file with a BERT of two layers: ``pooling`` NONE, MEAN, CLS or RANK.
 
     RANK has a classification head with one score, or with one for each label. llama.cpp's converter
     writes the labels of such models, and does not name their pooling (``named`` false).
+    With ``replaced``, the vocabulary is one of T5, and that text takes the place of each ``~``.
     """
     gguf = models.gguf
     kind = gguf.PoolingType[pooling]
@@ -184,7 +187,12 @@ def make_bert(
         writer.add_classifier_output_labels(labels)
     writer.add_vocab_size(len(tokens))
     writer.add_token_type_count(2)
-    writer.add_tokenizer_model("bert")
+    if replaced:
+        writer.add_tokenizer_model("t5")
+        writer.add_token_scores([-1.0] * len(tokens))
+        writer.add_precompiled_charsmap(_tilde_becomes(replaced))
+    else:
+        writer.add_tokenizer_model("bert")
     writer.add_token_list(tokens)
     control = gguf.TokenType.CONTROL
     writer.add_token_types(
@@ -198,6 +206,15 @@ def make_bert(
     tensors = models.Tensors(writer, models.Kind.F32, seed=2)
     _bert_tensors(tensors, len(tokens), width, pooling, len(labels or "1"))
     return finish(writer, path)
+
+
+def _tilde_becomes(text: str) -> bytes:
+    """Return a map of characters as SentencePiece compiles it: a trie in a double array with the
+    way of one character, and the texts."""
+    tilde, value = ord("~"), 0x100
+    nodes = [0] * 0x200
+    nodes[tilde] = value << 10 | 1 << 8 | tilde  # from here to the value, the place of the text
+    return struct.pack(f"<{1 + len(nodes)}I", 4 * len(nodes), *nodes) + text.encode() + b"\0"
 
 
 def _bert_tensors(tensors: Any, vocab: int, width: int, pooling: str, n_scores: int) -> None:

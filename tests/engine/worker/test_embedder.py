@@ -168,6 +168,19 @@ def test_many_inputs_are_as_they_are_alone(any_model: Model) -> None:
     assert_close(together[::9], alone)
 
 
+def test_a_text_that_has_more_tokens_than_bytes(tmp_path: Path) -> None:
+    """XLM-RoBERTa writes a single ligature of Arabic as eighteen letters."""
+    path = make_bert(tmp_path, replaced="abcdefghijklmnopqrst")
+    model = Model(Load(str(path), ctx_size=512, parallel=1, batch_size=64, threads=1))
+    try:
+        one, three = model.tokenize_plain("~").tolist(), model.tokenize_plain("~~~").tolist()
+        assert len(one) >= 20
+        assert len(three) >= 60
+        assert one == model.tokenize_plain("abcdefghijklmnopqrst").tolist()
+    finally:
+        model.close()
+
+
 def test_inputs_share_batches(bert: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     context = bert.embedding_context()
     sizes: list[int] = []

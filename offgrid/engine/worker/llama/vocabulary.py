@@ -16,6 +16,9 @@ from offgrid.engine.worker.dry_breakers import MAX_SEQUENCES, PieceIndex, expand
 
 _MAX_PIECE = 4096
 _MAX_CACHED_BREAKERS = 8
+_TOO_MANY = -(1 << 31)
+"""What ``llama_tokenize`` returns for more tokens than it can count. Other negative numbers say how
+many there are."""
 _SHOWN = frozenset(("<|channel|>", "<|constrain|>", "<|end|>", "<|message|>", "<|start|>"))
 """Control tokens of gpt-oss that llama.cpp loads as user-defined ones, to show them in answers
 (``llama_vocab::impl::load``). It would find them in every text, so that a user could write them."""
@@ -162,15 +165,20 @@ class Vocabulary:
 
     def _llama_tokenize(self, text: str, special: bool, add_special: bool) -> NDArray[np.int32]:
         data = text.encode("utf-8")
-        capacity = len(data) + 8
-        ids = np.empty(capacity, dtype=np.int32)
-        pointer = ids.ctypes.data_as(ctypes.POINTER(lc.llama_token))
-        count = lc.llama_tokenize(
-            self._vocab, data, len(data), pointer, capacity, add_special, special
-        )
-        if count < 0:
-            raise ValueError(f"llama_tokenize returned {count} for {len(data)} bytes")
-        return ids[:count]
+        count = len(data) + 8
+        # Twice at most: T5 and XLM-RoBERTa replace some characters by many.
+        for _ in range(2):
+            capacity = abs(count)
+            ids = np.empty(capacity, dtype=np.int32)
+            pointer = ids.ctypes.data_as(ctypes.POINTER(lc.llama_token))
+            count = lc.llama_tokenize(
+                self._vocab, data, len(data), pointer, capacity, add_special, special
+            )
+            if count >= 0:
+                return ids[:count]
+            if count <= _TOO_MANY:
+                break
+        raise ValueError(f"llama_tokenize returned {count} for {len(data)} bytes")
 
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token; control tokens have none."""
