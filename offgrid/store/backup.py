@@ -35,6 +35,7 @@ from offgrid.store.backup_parts import (
     config_files,
     copy_database,
     opened,
+    undo_interrupted,
 )
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.disk import DISK, Disk, explained
@@ -145,6 +146,7 @@ def snapshot(path: Path, copy: Path) -> None:
         TransferError: it is locked for too long, damaged, or not readable.
     """
     copy.touch(0o600)
+    undo_interrupted(path)
     try:
         with opened(path) as source, contextlib.closing(sqlite3.connect(copy)) as target:
             copy_database(source, target)
