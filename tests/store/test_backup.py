@@ -481,6 +481,19 @@ def test_a_locked_database(place: Place, monkeypatch: pytest.MonkeyPatch) -> Non
     assert place.hidden() == []
 
 
+@pytest.mark.parametrize("name", ["stats.json", "offgrid.toml"])
+def test_a_file_that_cannot_be_read_is_named(place: Place, name: str) -> None:
+    """And not the archive, which could be written."""
+    settings = place.settings()
+    (place.folder / name).unlink(missing_ok=True)
+    (place.folder / name).mkdir()
+    with pytest.raises(TransferError, match=rf"{name}: cannot be read \(Is a directory") as caught:
+        write_backup(place.archive, settings, place.config)
+    assert caught.value.code == "source"
+    assert not place.archive.exists()
+    assert place.hidden() == []
+
+
 def test_a_damaged_database_is_no_backup(place: Place) -> None:
     for suffix in ("-wal", "-shm"):
         place.file.with_name(place.file.name + suffix).unlink(missing_ok=True)
