@@ -19,20 +19,18 @@ from offgrid.store.backup import snapshot
 from offgrid.store.backup_filters import is_absent, users_of_filters
 from offgrid.store.backup_parts import (
     CONFIG,
-    JOURNAL,
     check_database,
     copy_database,
     opened,
     undo_interrupted,
 )
 from offgrid.store.catalogue import Catalogue
-from offgrid.store.database import SUFFIXES
+from offgrid.store.database import COMPANIONS, REPLACED
 from offgrid.store.disk import DISK, Disk, explained
 from offgrid.store.restore_plan import Plan, SettingsOf, Step, as_owner_of, make_plan
 
-ASIDE = ".before-restore"
+ASIDE = REPLACED
 """End of the name of a copy of what was there."""
-_COMPANIONS = (*SUFFIXES[1:], JOURNAL)
 
 
 @dataclass
@@ -127,7 +125,7 @@ def _set_aside(step: Step) -> list[Path]:
         return [aside]
     # A database that cannot be read: keep its bytes, and those of its companions.
     copies = []
-    for suffix in ("", *_COMPANIONS) if step.is_database else ("",):
+    for suffix in ("", *COMPANIONS) if step.is_database else ("",):
         path = target.with_name(target.name + suffix)
         if path.exists():
             copy = aside.with_name(aside.name + suffix)
@@ -170,7 +168,7 @@ def _put(step: Step, disk: Disk, done: Restored) -> None:
                 copy_database(source, target)
             return
         if step.is_database:  # companions of a file that is absent or damaged belong to no one
-            for suffix in _COMPANIONS:
+            for suffix in COMPANIONS:
                 disk.remove(step.target.with_name(step.target.name + suffix))
         disk.replace(step.staged, step.target)
     except (OSError, sqlite3.Error) as ex:
