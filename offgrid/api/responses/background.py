@@ -199,7 +199,7 @@ class Background:
             args=(response, writer, group),
             daemon=True,
         )
-        with self._lock:  # who finds it can join its thread
+        with self._lock:  # a thread that finds it can join its thread
             try:
                 response.thread.start()
             except RuntimeError:
