@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 from offgrid.addresses import url, urls
@@ -272,17 +273,18 @@ class Server:
         ).start()
 
     def _drain_and_exit(self) -> None:
-        stopping()
-        self.pool.drain()
-        self.http.stop_listening()
-        if self._busy():
-            self._tell("finishing running requests; press Ctrl-C again to stop immediately")
-        else:
-            self._tell("stopping")
+        """End the server. Whatever fails meanwhile, it ends."""
+        _each(stopping, self.pool.drain, self.http.stop_listening, self._tell_of_the_end)
         self._drain()
         # The loop needs both: the signal, and an event that ends its wait for sockets.
         _thread.interrupt_main()
         self.http.wake()
+
+    def _tell_of_the_end(self) -> None:
+        if self._busy():
+            self._tell("finishing running requests; press Ctrl-C again to stop immediately")
+        else:
+            self._tell("stopping")
 
     def _tell(self, message: str) -> None:
         """Write a line to standard error, even while the main thread writes there.
@@ -301,23 +303,39 @@ class Server:
         return self.http.unsent or any(client.in_flight for client in self.pool.loaded())
 
     def _drain(self) -> None:
-        """Stop the pool and wait until the sockets have sent the last answers."""
+        """Stop the pool and wait until the sockets have sent the last answers. Errors are logged,
+        and keep nothing else from ending."""
+        seconds = self.reloads.settings.drain_timeout
+        peers = self.peers
         # The next import or export continues where this one stops.
-        self.imports.close(CLOSE_SECONDS)
-        self.exports.close(CLOSE_SECONDS)
-        ends = time.monotonic() + self.reloads.settings.drain_timeout
-        self.pool.shutdown(self.reloads.settings.drain_timeout)
-        if self.peers is not None:
-            self.peers.forwarding.drain(ends - time.monotonic())
-        self.background.close(CLOSE_SECONDS)
+        _each(
+            partial(self.imports.close, CLOSE_SECONDS), partial(self.exports.close, CLOSE_SECONDS)
+        )
+        ends = time.monotonic() + seconds
+        _each(partial(self.pool.shutdown, seconds))
+        if peers is not None:
+            _each(partial(peers.forwarding.drain, ends - time.monotonic()))
+        _each(partial(self.background.close, CLOSE_SECONDS), self._flush)
+        if peers is not None:
+            _each(peers.close)
+        _each(self.observation.keeper.close)
+        self._drained = True
+
+    def _flush(self) -> None:
+        """Wait until the sockets have sent the last answers."""
         deadline = time.monotonic() + _FLUSH_SECONDS
         pause = threading.Event()
         while self.http.unsent and time.monotonic() < deadline:
             pause.wait(0.02)
-        if self.peers is not None:
-            self.peers.close()
-        self.observation.keeper.close()
-        self._drained = True
+
+
+def _each(*parts: Callable[[], object]) -> None:
+    """Do one part of the end after the other; log the error of one that fails."""
+    for part in parts:
+        try:
+            part()
+        except Exception:
+            log.exception("a part of the end failed; the server ends nevertheless")
 
 
 def _has_terminal() -> bool:

@@ -9,6 +9,8 @@ import os
 import re
 import signal
 import socket
+import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -169,6 +171,31 @@ def test_stop_leaves_no_thread(make_server: Callable[..., Server]) -> None:
     assert len(started) > 8
     server.stop()
     eventually(lambda: not any(thread.is_alive() for thread in started), "no thread is left")
+
+
+def test_an_error_does_not_keep_a_server_from_ending(start: StartServer, models: Path) -> None:
+    """Whatever fails, all other parts of the end follow, and the loop of the sockets ends."""
+    failing = """
+        from offgrid.api.responses.background import Background
+        from offgrid.api.transfers.running import Transfers
+        from offgrid.cli import main
+        from offgrid.engine.client.pool import EnginePool
+        from offgrid.server import Server
+
+        def fail(*arguments, **options):
+            raise RuntimeError("this part cannot end")
+
+        EnginePool.drain = Server._busy = Transfers.close = Background.close = fail
+        main()
+    """
+    code = textwrap.dedent(failing)
+    child = start(sys.executable, "-c", code, "serve", "--port", "0", *models_flags(models))
+    child.wait_ready()
+    worker = child.worker()
+    child.process.terminate()
+    assert child.wait() == 0
+    assert child.err.text.count("RuntimeError: this part cannot end") >= 4
+    all_gone([worker])
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ are trusted; what a network tells changes nothing but the addresses at which a p
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -104,11 +105,14 @@ class Book:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
-        self._lock = threading.Lock()
+        self._changing = threading.Lock()
+        """Held while the file is read or written. No reader of the peers waits for it: each request
+        of a peer is one, and a disk may be slow."""
         self._changed: list[Callable[[], None]] = []
         self._peers: dict[str, Peer] = {}
+        """Fingerprint -> peer; replaced as a whole, and never changed."""
         self._read: _Version = None
-        """The version of the file that the peers come from."""
+        """The version of the file that has these peers."""
         self.reload()
 
     def reload(self) -> None:
@@ -117,23 +121,26 @@ class Book:
         Raises:
             ConfigError: it cannot be read; the peers stay as they were.
         """
+        with self._changing:
+            found, version = self._found()
+            changed, self._peers, self._read = found != self._peers, found, version
+        if changed:
+            self._tell()
+
+    def _found(self) -> tuple[dict[str, Peer], _Version]:
+        """Return what the file has now, and its version."""
         try:
             with self._path.open("rb") as file:
                 version = _version(os.fstat(file.fileno()))
                 read = msgspec.json.decode(file.read(), type=_File).peers
-            found = {peer.fingerprint: peer for peer in read}
+            return {peer.fingerprint: peer for peer in read}, version
         except FileNotFoundError:
-            found, version = {}, None
+            return {}, None
         except (OSError, msgspec.MsgspecError, ValueError) as ex:
             raise ConfigError(
                 f"{self._path} cannot be read ({ex}). Restore it from a backup; or delete it, and "
                 "pair this machine with its peers again."
             ) from None
-        with self._lock:
-            changed, self._peers = found != self._peers, found
-        self._read = version
-        if changed:
-            self._tell()
 
     def reload_if_changed(self) -> None:
         """Read the file again if another process has changed it since it was read. After an error,
@@ -142,12 +149,27 @@ class Book:
         Raises:
             ConfigError: it cannot be read; the peers stay as they were.
         """
-        try:
-            now = _version(self._path.stat())
-        except OSError:
-            now = None
-        if now != self._read:
+        if self._version_now() != self._read:
             self.reload()
+
+    def _version_now(self) -> _Version:
+        try:
+            return _version(self._path.stat())
+        except OSError:
+            return None
+
+    def _catch_up(self) -> None:
+        """Take what another process has written, such as a backup that was restored, before the
+        file is written again.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        try:
+            self.reload_if_changed()
+        except ConfigError as ex:
+            log.error("%s", ex)
+            raise OSError(errno.EIO, "the file of the peers cannot be read") from None
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call a function after each change, on the thread that made it."""
@@ -155,13 +177,11 @@ class Book:
 
     def all(self) -> list[Peer]:
         """Return the peers, in the order in which they were paired."""
-        with self._lock:
-            return list(self._peers.values())
+        return list(self._peers.values())
 
     def by_fingerprint(self, fingerprint: str) -> Peer | None:
         """Return the peer whose certificate has a fingerprint."""
-        with self._lock:
-            return self._peers.get(fingerprint)
+        return self._peers.get(fingerprint)
 
     def find(self, word: str) -> Peer | None:
         """Return the peer with an id or, if only one has it, a name; upper and lower case are the
@@ -179,20 +199,21 @@ class Book:
 
     def has_room(self, fingerprint: str) -> bool:
         """Return whether the peer with a fingerprint could be added, or replaced."""
-        with self._lock:
-            return fingerprint in self._peers or len(self._peers) < MAX_PEERS
+        peers = self._peers
+        return fingerprint in peers or len(peers) < MAX_PEERS
 
     def add(self, peer: Peer) -> None:
         """Add a peer, or replace one with the same certificate; it keeps its grant then.
 
         Raises:
-            OSError: the file cannot be written; nothing has changed.
+            OSError: the file cannot be read or written; nothing has changed.
             ValueError: there are too many peers.
         """
         peer = msgspec.structs.replace(
             peer, name=clean_name(peer.name), addresses=peer.addresses[:MAX_ADDRESSES]
         )
-        with self._lock:
+        self._catch_up()
+        with self._changing:
             before = self._peers.get(peer.fingerprint)
             if before is not None:
                 peer = msgspec.structs.replace(peer, grant=before.grant)
@@ -205,9 +226,10 @@ class Book:
         """Replace a peer by what a function makes of it; return it, or None if it is not there.
 
         Raises:
-            OSError: the file cannot be written; nothing has changed.
+            OSError: the file cannot be read or written; nothing has changed.
         """
-        with self._lock:
+        self._catch_up()
+        with self._changing:
             before = self._peers.get(fingerprint)
             if before is None:
                 return None
@@ -234,9 +256,10 @@ class Book:
         """Forget a peer; return whether it was there.
 
         Raises:
-            OSError: the file cannot be written; nothing has changed.
+            OSError: the file cannot be read or written; nothing has changed.
         """
-        with self._lock:
+        self._catch_up()
+        with self._changing:
             if fingerprint not in self._peers:
                 return False
             self._write({key: one for key, one in self._peers.items() if key != fingerprint})
@@ -247,7 +270,7 @@ class Book:
         """Write the file, then use what it holds. The caller holds the lock."""
         data = msgspec.json.format(msgspec.json.encode(_File(list(peers.values()))))
         write_private(self._path, data)
-        self._peers = peers
+        self._peers, self._read = peers, self._version_now()
 
     def _tell(self) -> None:
         """Call all listeners. The change is on disk, so an error of one must neither keep the

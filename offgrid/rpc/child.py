@@ -74,9 +74,8 @@ class Child:
             threading.Thread(target=run, name=name, daemon=True)
             for run, name in ((self._read, "rpc-child"), (self._drain, "rpc-child-log"))
         ]
-        for thread in self._threads:
-            thread.start()
         try:
+            self._start_threads()
             self.started = msgspec.json.decode(self._line(START_SECONDS, working), type=Started)
             if self.started.error:
                 raise RpcError(self.started.error)
@@ -85,6 +84,13 @@ class Child:
         except BaseException:
             self.end()
             raise
+
+    def _start_threads(self) -> None:
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as ex:
+            raise RpcError(f"the system cannot start a thread ({ex})") from None
 
     @property
     def state(self) -> str:
@@ -125,8 +131,12 @@ class Child:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        for thread in self._threads:
-            thread.join(_ANSWER_SECONDS)
+        pipes = self._process.stdout, self._process.stderr
+        for thread, pipe in zip(self._threads, pipes, strict=True):
+            if thread.ident is not None:  # it was started, and closes its pipe
+                thread.join(_ANSWER_SECONDS)
+            elif pipe is not None:
+                pipe.close()
 
     def _write(self, text: str) -> None:
         assert self._process.stdin is not None

@@ -79,6 +79,8 @@ class Lender:
         self._listener = listener
         self._terms = terms
         self._sessions: dict[str, Session] = {}
+        self._begun = 0
+        """Sessions, with those whose processes are being started, which may take a minute."""
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         self._newcomers = Newcomers()
@@ -196,10 +198,15 @@ class Lender:
         if ask.build != build:
             raise RpcError(f"it {other_build(build, ask.build)}")
         with self._lock:
-            if len(self._sessions) >= MAX_SESSIONS:
+            if self._begun >= MAX_SESSIONS:
                 raise RpcError(f"it lends memory for {MAX_SESSIONS} models already")
-        with self._terms.tensors(ask.model, ask.layers, ask.after, working) as folder:
-            self._run_session(connection, self._terms.start(folder), name, borrower)
+            self._begun += 1
+        try:
+            with self._terms.tensors(ask.model, ask.layers, ask.after, working) as folder:
+                self._run_session(connection, self._terms.start(folder), name, borrower)
+        finally:
+            with self._lock:
+                self._begun -= 1
 
     def _run_session(
         self, connection: ssl.SSLSocket, child: Child, name: str, borrower: str

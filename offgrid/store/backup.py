@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -35,6 +36,7 @@ from offgrid.store.backup_parts import (
     config_files,
     copy_database,
     opened,
+    undo_interrupted,
 )
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.disk import DISK, Disk, explained
@@ -134,8 +136,25 @@ def _snapshots(folder: Path, settings: Settings, written: Written) -> Iterable[t
             snapshot(path, copy)
         else:
             copy.touch(0o600)
-            shutil.copyfile(path, copy)
+            with _open_source(path) as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target)
         yield part.name, copy
+
+
+def _open_source(path: Path) -> BinaryIO:
+    """Open a file that belongs into the backup.
+
+    Raises:
+        TransferError: it cannot be read.
+    """
+    try:
+        return path.open("rb")
+    except OSError as ex:
+        raise TransferError(
+            f"{path}: cannot be read ({ex.strerror or ex}). Make the backup as the user of the "
+            "server.",
+            "source",
+        ) from None
 
 
 def snapshot(path: Path, copy: Path) -> None:
@@ -145,6 +164,7 @@ def snapshot(path: Path, copy: Path) -> None:
         TransferError: it is locked for too long, damaged, or not readable.
     """
     copy.touch(0o600)
+    undo_interrupted(path)
     try:
         with opened(path) as source, contextlib.closing(sqlite3.connect(copy)) as target:
             copy_database(source, target)
@@ -203,7 +223,7 @@ def _fill(
 
 def _add(archive: zipfile.ZipFile, name: str, path: Path) -> File:
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as source, archive.open(_member(name), "w", force_zip64=True) as target:
+    with _open_source(path) as source, archive.open(_member(name), "w", force_zip64=True) as target:
         while block := source.read(1 << 20):
             digest.update(block)
             size += len(block)

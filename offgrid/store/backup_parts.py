@@ -24,6 +24,8 @@ MANIFEST = "manifest.json"
 CONFIG = "config/offgrid.toml"
 CONFIG_FOLDER = "config"
 FORMAT, VERSION = "offgrid-backup", 1
+JOURNAL = "-journal"
+"""End of the name of what SQLite keeps beside a file without a write-ahead log while it writes."""
 
 _BUSY_SECONDS = 5.0
 """How long a database may be locked by another process."""
@@ -183,6 +185,14 @@ def _patience() -> Callable[[int, int, int], None]:
             raise sqlite3.OperationalError("database is locked")
 
     return progress
+
+
+def undo_interrupted(path: Path) -> None:
+    """Let SQLite undo a write to a file that a kill has interrupted. The journal beside it has what
+    was there before. A connection that may only read gets an error instead."""
+    if path.with_name(path.name + JOURNAL).exists():
+        with contextlib.suppress(sqlite3.Error), opened(path, write=True) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 def check_database(path: Path) -> str | None:

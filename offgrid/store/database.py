@@ -50,6 +50,12 @@ DAMAGED = ".damaged"
 are such files already."""
 
 
+REPLACED = ".before-restore"
+"""End of the name of a copy of a file that a restore has replaced; numbers follow it likewise."""
+COMPANIONS = (*SUFFIXES[1:], "-journal")
+"""Ends of the names of companions, also of a file without a write-ahead log."""
+
+
 class Locked(Exception):
     """Another process holds the file."""
 
@@ -403,11 +409,12 @@ class Database:
                     os.rename(f"{self._path}{suffix}", f"{aside}{suffix}")
 
 
-def damaged_files(path: Path) -> list[Path]:
-    """Return the files that were set aside because the file ``path`` was damaged; their companions
-    too."""
-    companions = "|".join(SUFFIXES)
-    name = re.compile(rf"{re.escape(path.name + DAMAGED)}(-[0-9]+)?({companions})")
+def files_aside(path: Path) -> list[Path]:
+    """Return the earlier contents of the file ``path``: files that were set aside because they were
+    damaged, and what a restore has replaced; their companions too."""
+    endings = "|".join(map(re.escape, (DAMAGED, REPLACED)))
+    companions = "|".join(COMPANIONS)
+    name = re.compile(rf"{re.escape(path.name)}({endings})(-[0-9]+)?({companions})?")
     try:
         return sorted(file for file in path.parent.iterdir() if name.fullmatch(file.name))
     except FileNotFoundError:

@@ -75,11 +75,11 @@ def forget_cached(file: FileIO, offset: int = 0, size: int = 0) -> None:
 
 
 def explained(ex: OSError, path: Path, size: int) -> TransferError:
-    """Return the error for a failed write of a file of ``size`` bytes."""
+    """Return the error for a failed write of a file of ``size`` bytes; 0 if that is not known."""
     if ex.errno in _FULL:
+        room = mib(size) if size else "some room"
         return TransferError(
-            f"{path}: the disk is full. Free {mib(size)} there and try again.",
-            "disk_full",
+            f"{path}: the disk is full. Free {room} there and try again.", "disk_full"
         )
     if ex.errno == errno.EFBIG:
         return too_large(path, size)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from offgrid.errors import StoreBusy, StoreFailed
-from offgrid.store.database import SUFFIXES, Database, Locked, damaged_files, version_of
+from offgrid.store.database import SUFFIXES, Database, Locked, files_aside, version_of
 
 log = logging.getLogger(__name__)
 
@@ -263,9 +263,9 @@ def next_use(connection: sqlite3.Connection) -> int:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files that belong to a store and exist: also those that were damaged."""
+    """Return the files that belong to a store and exist: also its earlier contents."""
     files = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
-    return [*(file for file in files if file.exists()), *damaged_files(path)]
+    return [*(file for file in files if file.exists()), *files_aside(path)]
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

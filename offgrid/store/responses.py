@@ -17,7 +17,7 @@ from typing import TypeVar
 from offgrid.config import Commit, Settings
 from offgrid.errors import StoreFailed
 from offgrid.store.conversations import ConversationStore, append
-from offgrid.store.database import damaged_files
+from offgrid.store.database import files_aside
 from offgrid.store.file import Item, Owner, StoreFile, TooLong, files_of, next_use
 
 T = TypeVar("T")
@@ -359,12 +359,13 @@ class ResponseStore:
 def delete_everything(path: Path) -> tuple[int, int, int]:
     """Delete what a file stores; return the numbers of responses, conversations and freed bytes.
 
-    Other processes may use the file. Damaged files that a server has set aside are deleted too.
+    Other processes may use the file. Damaged files that a server has set aside, and copies of what
+    a restore has replaced, are deleted too.
 
     Raises:
         StoreFailed: the file cannot be used.
         StoreBusy: another process has locked it.
-        OSError: a damaged file cannot be deleted.
+        OSError: one of these files cannot be deleted.
     """
     before = sum(file.stat().st_size for file in files_of(path))
     responses, conversations = 0, 0
@@ -374,7 +375,7 @@ def delete_everything(path: Path) -> tuple[int, int, int]:
             responses, conversations = file.clear()
         finally:
             file.close()
-    for damaged in damaged_files(path):
-        damaged.unlink(missing_ok=True)
+    for earlier in files_aside(path):
+        earlier.unlink(missing_ok=True)
     after = sum(file.stat().st_size for file in files_of(path))
     return responses, conversations, max(before - after, 0)

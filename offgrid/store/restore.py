@@ -17,13 +17,19 @@ from offgrid.config import Settings
 from offgrid.errors import ConfigError, TransferError
 from offgrid.store.backup import snapshot
 from offgrid.store.backup_filters import is_absent, users_of_filters
-from offgrid.store.backup_parts import CONFIG, check_database, copy_database, opened
+from offgrid.store.backup_parts import (
+    CONFIG,
+    check_database,
+    copy_database,
+    opened,
+    undo_interrupted,
+)
 from offgrid.store.catalogue import Catalogue
-from offgrid.store.database import SUFFIXES
+from offgrid.store.database import COMPANIONS, REPLACED
 from offgrid.store.disk import DISK, Disk, explained
 from offgrid.store.restore_plan import Plan, SettingsOf, Step, as_owner_of, make_plan
 
-ASIDE = ".before-restore"
+ASIDE = REPLACED
 """End of the name of a copy of what was there."""
 
 
@@ -107,13 +113,19 @@ def _set_aside(step: Step) -> list[Path]:
     """Copy what is there to a new name beside it; return the copies."""
     target = step.target
     aside = _free_name(target)
-    if step.is_database and check_database(target) is None:
+    try:
+        is_sound = step.is_database and _is_sound(target)
+    except sqlite3.OperationalError:
+        raise TransferError(
+            f"{target}: another program has locked it. Nothing was restored; try again.", "busy"
+        ) from None
+    if is_sound:
         snapshot(target, aside)
         as_owner_of(target.parent, aside)
         return [aside]
     # A database that cannot be read: keep its bytes, and those of its companions.
     copies = []
-    for suffix in SUFFIXES if step.is_database else ("",):
+    for suffix in ("", *COMPANIONS) if step.is_database else ("",):
         path = target.with_name(target.name + suffix)
         if path.exists():
             copy = aside.with_name(aside.name + suffix)
@@ -124,6 +136,19 @@ def _set_aside(step: Step) -> list[Path]:
                 raise explained(ex, copy, path.stat().st_size) from None
             copies.append(copy)
     return copies
+
+
+def _is_sound(path: Path) -> bool:
+    """Return whether a database can be used; if not, it is replaced as a whole.
+
+    Raises:
+        sqlite3.OperationalError: another program has locked it, so that this is not known.
+    """
+    undo_interrupted(path)
+    fault = check_database(path)
+    if fault is not None and "locked" in fault:
+        raise sqlite3.OperationalError(fault)
+    return fault is None
 
 
 def _free_name(path: Path) -> Path:
@@ -138,12 +163,12 @@ def _free_name(path: Path) -> Path:
 def _put(step: Step, disk: Disk, done: Restored) -> None:
     """Give a file its new contents."""
     try:
-        if step.is_database and step.target.exists() and check_database(step.target) is None:
+        if step.is_database and step.target.exists() and _is_sound(step.target):
             with opened(step.staged) as source, opened(step.target, write=True) as target:
                 copy_database(source, target)
             return
         if step.is_database:  # companions of a file that is absent or damaged belong to no one
-            for suffix in SUFFIXES[1:]:
+            for suffix in COMPANIONS:
                 disk.remove(step.target.with_name(step.target.name + suffix))
         disk.replace(step.staged, step.target)
     except (OSError, sqlite3.Error) as ex:

@@ -59,12 +59,26 @@ class SigningKey:
         return key
 
     def _make(self) -> None:
-        """Write a new key if there is no file."""
+        """Write a new key if there is no file. It gets its name when it is complete: a full disk or
+        a kill must leave no file that is damaged."""
+        if os.path.lexists(self._path):
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
-            with os.fdopen(os.open(self._path, flags, 0o600), "wb") as file:
+        made = self._path.with_name(f".{NAME}.{secrets.token_hex(4)}")
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+        try:
+            with os.fdopen(os.open(made, flags, 0o600), "wb") as file:
                 file.write(secrets.token_bytes(_SIZE))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                with contextlib.suppress(FileExistsError):  # another process was faster
+                    os.link(made, self._path)
+            except OSError:  # a file system without links
+                if not os.path.lexists(self._path):
+                    os.rename(made, self._path)
+        finally:
+            made.unlink(missing_ok=True)
 
     def _version(self) -> _Version:
         status = self._path.stat()

@@ -76,6 +76,7 @@ def test_nothing_of_it_is_left_while_another_process_has_the_file_open(file: Pat
     fill(store)
     for end in ("", "-wal", "-2"):
         file.with_name(f"responses.sqlite3.damaged{end}").write_bytes(SECRET)
+        file.with_name(f"responses.sqlite3.before-restore{end}").write_bytes(SECRET)
     assert SECRET in bytes_of(file.parent)
     result = run(file, "--yes")
     assert result.exit_code == 0, result.output
@@ -104,6 +105,7 @@ def test_nothing_of_the_history_is_left(file: Path) -> None:
     history = fill_history(file)
     for end in ("", "-wal", "-2"):
         file.with_name(f"history.sqlite3.damaged{end}").write_bytes(SECRET)
+        file.with_name(f"history.sqlite3.before-restore{end}").write_bytes(SECRET)
     assert SECRET in bytes_of(file.parent)
     result = run(file, "--yes")
     assert result.exit_code == 0, result.output

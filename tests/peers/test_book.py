@@ -176,6 +176,49 @@ def test_a_change_that_could_not_be_read_is_read_later(
     assert book.all() == []
 
 
+def test_what_another_process_has_written_stays(tmp_path: Path) -> None:
+    """As a backup that is restored while a server runs."""
+    far, near = peer_in(tmp_path / "far"), peer_in(tmp_path / "near")
+    book = Book(tmp_path)
+    book.add(far)
+    other = Book(tmp_path)
+    other.add(near)
+    book.found_at(far.fingerprint, "10.0.0.9", 5)
+    kept = {peer.fingerprint: peer.addresses for peer in Book(tmp_path).all()}
+    assert kept == {far.fingerprint: ("10.0.0.9", "10.0.0.2"), near.fingerprint: ("10.0.0.2",)}
+    assert len(book.all()) == 2
+    other.remove(far.fingerprint)
+    assert not book.remove(far.fingerprint)
+    assert book.all() == [near]
+
+
+def test_a_file_that_another_process_has_damaged_is_not_replaced(tmp_path: Path) -> None:
+    book = Book(tmp_path)
+    (tmp_path / FILE).write_text("{")
+    with pytest.raises(OSError, match="the file of the peers cannot be read"):
+        book.add(peer_in(tmp_path / "far"))
+    assert (tmp_path / FILE).read_text() == "{"
+
+
+def test_no_reader_waits_while_the_file_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request of a peer reads the book, and a disk may be slow."""
+    book, peer = Book(tmp_path), peer_in(tmp_path / "far")
+    seen: list[list[Peer]] = []
+
+    def slow(path: Path, data: bytes) -> None:
+        reader = threading.Thread(target=lambda: seen.append(book.all()), daemon=True)
+        reader.start()
+        reader.join(TIMEOUT)
+        write_private(path, data)
+        seen.append([peer])
+
+    monkeypatch.setattr("offgrid.peers.book.write_private", slow)
+    book.add(peer)
+    assert seen == [[], [peer]]
+
+
 def _no_descriptor(*_: object) -> os.stat_result:
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 

@@ -11,21 +11,24 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 from processes import Child, alive
 from rpc_workers import ADDRESS, MakeWorker, RpcWorker, pair, peer_of, rpc_workers
-from support import eventually
+from support import eventually, no_threads
 
 from offgrid.errors import RpcError
 from offgrid.peers.book import Book
 from offgrid.peers.identity import load_identity
 from offgrid.peers.rpc import server_of
 from offgrid.rpc.child import Child as Computing
-from offgrid.rpc.child import program_of
+from offgrid.rpc.child import Started, program_of
 from offgrid.rpc.connection import ask, connect, status
 from offgrid.rpc.endpoint import RpcServer
+from offgrid.rpc.lender import Lender
 from offgrid.rpc.messages import ALIVE, BEAT, BEATS_MISSED, Ask, read_line, send_line
 from offgrid.rpc.tunnel import Tunnel
 
@@ -373,3 +376,49 @@ def test_it_stops_by_a_signal_and_leaves_no_process(make: MakeWorker) -> None:
             assert pulse.recv(1) == b""
     eventually(lambda: not alive(lending), "nothing computes")
     assert not status_file.exists()
+
+
+@pytest.mark.parametrize("thread", ["rpc-child", "rpc-child-log"])
+def test_no_process_is_left_if_the_system_has_no_threads(
+    monkeypatch: pytest.MonkeyPatch, thread: str
+) -> None:
+    no_threads(monkeypatch, thread)
+    made: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def started(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        made.append(start(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    with pytest.raises(RpcError, match="the system cannot start a thread"):
+        Computing([sys.executable, "-c", "input()"], lambda line: None)
+    (process,) = made
+    assert process.returncode is not None
+
+
+def test_sessions_that_are_being_started_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To start one takes a while, and others may ask meanwhile."""
+    monkeypatch.setattr("offgrid.rpc.lender.MAX_SESSIONS", 1)
+    one, other = socket.socketpair()
+    begun: list[str] = []
+
+    def lend(name: str) -> None:
+        connection: Any = one
+        lender._lend(connection, Ask("lend"), name, name, lambda: None)
+
+    def starting(folder: str) -> Computing:
+        begun.append(folder)
+        with pytest.raises(RpcError, match="it lends memory for 1 models already"):
+            lend("second")
+        raise RpcError("this one does not start")
+
+    terms: Any = SimpleNamespace(
+        started=Started(), tensors=lambda *_: contextlib.nullcontext("folder"), start=starting
+    )
+    with one, other:
+        lender = Lender(one, terms)
+        for _ in range(2):  # its place is free again
+            with pytest.raises(RpcError, match="does not start"):
+                lend("first")
+    assert begun == ["folder"] * 2

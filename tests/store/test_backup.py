@@ -27,6 +27,7 @@ from offgrid.config import Settings, load_settings
 from offgrid.errors import TransferError
 from offgrid.peers.identity import load_identity
 from offgrid.store import backup as writing
+from offgrid.store import restore as restoring
 from offgrid.store.backup import write_backup
 from offgrid.store.backup_filters import name_in_config
 from offgrid.store.backup_parts import CONFIG, MANIFEST, PARTS, check_database
@@ -480,6 +481,19 @@ def test_a_locked_database(place: Place, monkeypatch: pytest.MonkeyPatch) -> Non
     assert place.hidden() == []
 
 
+@pytest.mark.parametrize("name", ["stats.json", "offgrid.toml"])
+def test_a_file_that_cannot_be_read_is_named(place: Place, name: str) -> None:
+    """And not the archive, which could be written."""
+    settings = place.settings()
+    (place.folder / name).unlink(missing_ok=True)
+    (place.folder / name).mkdir()
+    with pytest.raises(TransferError, match=rf"{name}: cannot be read \(Is a directory") as caught:
+        write_backup(place.archive, settings, place.config)
+    assert caught.value.code == "source"
+    assert not place.archive.exists()
+    assert place.hidden() == []
+
+
 def test_a_damaged_database_is_no_backup(place: Place) -> None:
     for suffix in ("-wal", "-shm"):
         place.file.with_name(place.file.name + suffix).unlink(missing_ok=True)
@@ -518,6 +532,107 @@ def test_a_damaged_database_is_replaced(place: Place) -> None:
     place.restore(place.archive, force=True)
     assert place.has("resp_one")
     assert place.file.with_name(place.file.name + ASIDE).read_bytes() == garbage
+
+
+@pytest.mark.parametrize("when", ["before both", "after the copy"])
+def test_a_locked_database_is_not_replaced(
+    place: Place, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A lock is no damage: the program that holds it goes on to write to the same file."""
+    monkeypatch.setattr("offgrid.store.backup_parts._BUSY_SECONDS", 0.1)
+    place.back_up()
+    with contextlib.closing(sqlite3.connect(place.file, isolation_level=None)) as other:
+
+        def lock() -> None:
+            other.execute("PRAGMA locking_mode = EXCLUSIVE")
+            other.execute("BEGIN EXCLUSIVE")
+
+        if when == "before both":
+            lock()
+        else:
+            put = restoring._put
+
+            def put_late(*arguments: Any) -> None:
+                if not other.in_transaction:
+                    lock()
+                put(*arguments)
+
+            monkeypatch.setattr(restoring, "_put", put_late)
+        before = place.file.stat().st_ino
+        with pytest.raises(TransferError, match="locked"):
+            place.restore(place.archive, force=True)
+        assert place.file.stat().st_ino == before
+        other.execute("DELETE FROM responses")
+        other.execute("COMMIT")
+    assert not place.has("resp_one")
+    assert place.hidden() == []
+
+
+MANY = 40
+ALL = [f"key {number}" for number in range(MANY)]
+
+
+@pytest.fixture
+def interrupted(place: Place) -> Place:
+    """A backup with one key; a keys file with more; and a program that was killed while it wrote to
+    that file, so that its journal is still there."""
+    keys = KeyFile(place.keys)
+    keys.create("key 0", Grant(frozenset({"inference"})))
+    place.back_up()
+    for number in range(1, MANY):
+        keys.create(f"key {number}", Grant(frozenset({"inference"})))
+    keys.close()
+    code = f"""
+        import os, sqlite3
+        connection = sqlite3.connect({str(place.keys)!r}, isolation_level=None)
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE keys SET name = 'x' || name, models = '[]'")
+        connection.execute("UPDATE secrets SET prefix = 'y'")
+        for number in range(200):
+            connection.execute(
+                "INSERT INTO keys VALUES (?, ?, '[]', NULL, '{{}}', '', 1, NULL, NULL, NULL)",
+                (str(number), "n" * 300 + str(number)),
+            )
+        os._exit(9)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)])
+    assert ended.returncode == 9
+    assert place.keys.with_name("keys.sqlite3-journal").stat().st_size > 0
+    return place
+
+
+def names_of_keys(path: Path) -> list[str]:
+    keys = KeyFile(path)
+    try:
+        return [key.name for key in keys.all()]
+    finally:
+        keys.close()
+
+
+def test_a_restore_after_a_kill_in_the_middle_of_a_write(interrupted: Place) -> None:
+    """SQLite must not mix the journal of the old file with the new one."""
+    interrupted.restore(interrupted.archive, force=True)
+    assert names_of_keys(interrupted.keys) == ALL[:1]
+    assert check_database(interrupted.keys) is None
+    aside = interrupted.keys.with_name(f"{interrupted.keys.name}{ASIDE}")
+    assert names_of_keys(aside) == ALL
+
+
+def test_the_journal_of_a_damaged_database_goes_with_it(interrupted: Place) -> None:
+    """It cannot be used any more, and must not be used with the next file."""
+    interrupted.keys.write_bytes(b"\xa5" * interrupted.keys.stat().st_size)
+    interrupted.restore(interrupted.archive, force=True)
+    assert names_of_keys(interrupted.keys) == ALL[:1]
+    assert check_database(interrupted.keys) is None
+
+
+def test_a_backup_after_a_kill_in_the_middle_of_a_write(
+    interrupted: Place, elsewhere: Place
+) -> None:
+    interrupted.back_up()
+    elsewhere.restore(interrupted.archive)
+    assert names_of_keys(elsewhere.keys) == ALL
 
 
 def test_a_backup_replaces_only_backups(place: Place) -> None:
@@ -696,6 +811,7 @@ def test_a_full_disk_keeps_the_old_backup(place: Place, at: str) -> None:
     with pytest.raises(TransferError, match="the disk is full") as caught:
         place.back_up(FullDisk(at))
     assert caught.value.code == "disk_full"
+    assert "Free some room there" in str(caught.value)  # how much is not known
     assert place.archive.read_bytes() == before
     assert place.hidden() == []
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from offgrid.store.database import Database, Locked, damaged_files
+from offgrid.store.database import Database, Locked, files_aside
 
 Make = Callable[..., Database]
 PAGE = 4096
@@ -82,7 +82,7 @@ def test_each_damaged_file_is_kept(make: Make, path: Path) -> None:
         assert read(database, "old") == []
     database.close()
     names = ["d.sqlite3.damaged", "d.sqlite3.damaged-2", "d.sqlite3.damaged-3"]
-    assert [file.name for file in damaged_files(path)] == names
+    assert [file.name for file in files_aside(path)] == names
     kept = [rows_in(path.with_name(name), "new") for name in names]
     assert kept == [["first"], ["second"], ["third"]]
 
@@ -97,7 +97,7 @@ def test_two_servers_find_the_same_damage(make: Make, path: Path) -> None:
 
     class Slower(Database):
         def _renew(self, generation: int, *more: Any) -> None:
-            if more and not damaged_files(path):
+            if more and not files_aside(path):
                 assert read(first, "old") == []
                 write(first, "new", "after")
             super()._renew(generation, *more)
@@ -136,8 +136,8 @@ def test_only_files_that_were_set_aside(path: Path) -> None:
               "dXsqlite3.damaged", "my-d.sqlite3.damaged")  # fmt: skip
     for name in (*names, *others):
         path.with_name(name).touch()
-    assert [file.name for file in damaged_files(path)] == names
-    assert damaged_files(path.parent / "none" / "d.sqlite3") == []
+    assert [file.name for file in files_aside(path)] == names
+    assert files_aside(path.parent / "none" / "d.sqlite3") == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the folder needs no lock there")
@@ -155,9 +155,9 @@ def test_another_server_sets_a_file_aside_now(make: Make, path: Path) -> None:
             read(database, "old")
     finally:
         os.close(descriptor)
-    assert damaged_files(path) == []
+    assert files_aside(path) == []
     assert read(database, "old") == []
-    assert len(damaged_files(path)) == 1
+    assert len(files_aside(path)) == 1
 
 
 @pytest.mark.parametrize("is_mended", [True, False])
@@ -181,4 +181,4 @@ def test_damage_that_looks_like_a_lack_of_memory(path: Path, is_mended: bool) ->
             with pytest.raises(MemoryError):
                 database.run(work, write=False)
     assert mended == [True]
-    assert damaged_files(path) == []
+    assert files_aside(path) == []

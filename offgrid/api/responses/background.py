@@ -199,14 +199,13 @@ class Background:
             args=(response, writer, group),
             daemon=True,
         )
-        with self._lock:
+        with self._lock:  # a thread that finds it can join its thread
+            try:
+                response.thread.start()
+            except RuntimeError:
+                message = "The system cannot start another thread; try again later."
+                raise Overloaded(message) from None
             self._responses[response.id] = response
-        try:
-            response.thread.start()
-        except RuntimeError:
-            with self._lock:
-                del self._responses[response.id]
-            raise Overloaded("The system cannot start another thread; try again later.") from None
 
     def find(self, id: str, owner: Owner) -> BackgroundResponse | None:
         """Return a response that this server answers or whose events it still has.

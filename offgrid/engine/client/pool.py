@@ -526,10 +526,33 @@ class EnginePool:
         deadline = time.monotonic() + timeout
         with self._changed:
             clients = self.roster.clear()
-        for client in clients:
-            client.close(max(0.0, deadline - time.monotonic()))
+        _close_all(clients, deadline)
         self.line.join(_JOIN_SECONDS)
         self._keeper.join(_JOIN_SECONDS)
+
+
+def _close_all(clients: Sequence[EngineClient], deadline: float) -> None:
+    """Close models at the same time: each whose worker is stuck takes seconds."""
+
+    def close(client: EngineClient) -> None:
+        try:
+            client.close(max(0.0, deadline - time.monotonic()))
+        except Exception:
+            log.exception("the worker of %s could not be ended", client.name)
+
+    threads = []
+    for client in clients[1:]:
+        thread = threading.Thread(target=close, args=(client,), name="engine-closing", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has none left
+            close(client)
+        else:
+            threads.append(thread)
+    for client in clients[:1]:
+        close(client)
+    for thread in threads:
+        thread.join()
 
 
 def _status_of(model: LoadedModel) -> ModelStatus:

@@ -258,7 +258,8 @@ class WorkerProcess:
         return public(self._last_words(), self._load)
 
     def _last_words(self) -> str:
-        words = [line for line in self._log if _tells(line)]
+        # A copy: the thread of the log may still be adding lines.
+        words = [line for line in [*self._log] if _tells(line)]
         return f"Last error: {words[-1]}" if words else ""
 
 

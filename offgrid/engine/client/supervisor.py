@@ -174,7 +174,8 @@ class Supervisor:
 
     def end_worker(self) -> None:
         """Stop the current worker and wait for its end. If it has prefixes to write to disk, that
-        takes up to ``_SAVE_SECONDS``."""
+        takes up to ``_SAVE_SECONDS``. A process that the system cannot end, because it waits for a
+        disk or a device, is left to the system."""
         process = self._readiness.process
         if process is not None:
             try:
@@ -184,7 +185,12 @@ class Supervisor:
                 process.wait(_SAVE_SECONDS + _END_SECONDS)
             except (RequestError, subprocess.TimeoutExpired):
                 process.kill()
-                process.wait()
+                try:
+                    process.wait(_END_SECONDS)
+                except subprocess.TimeoutExpired:
+                    log.error(
+                        "worker %d of %s was killed and does not end", process.pid, self._name
+                    )
 
     def kill(self) -> None:
         """Kill the current worker, as a crash would; the next one is started."""

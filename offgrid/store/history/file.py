@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from offgrid.errors import StoreBusy
-from offgrid.store.database import Database, damaged_files, transact, version_of
+from offgrid.store.database import Database, files_aside, transact, version_of
 from offgrid.store.file import explained, files_of, set_up
 
 log = logging.getLogger(__name__)
@@ -179,12 +179,13 @@ def forget_words(connection: sqlite3.Connection, *, at_any_cost: bool = False) -
 def delete_history(path: Path) -> tuple[int, int]:
     """Delete what a file stores; return the numbers of conversations and of freed bytes.
 
-    Other processes may use the file. Damaged files that were set aside are deleted too.
+    Other processes may use the file. Damaged files that were set aside, and copies of what a
+    restore has replaced, are deleted too.
 
     Raises:
         StoreFailed: the file cannot be used.
         StoreBusy: another process has locked it.
-        OSError: a damaged file cannot be deleted.
+        OSError: one of these files cannot be deleted.
     """
     before = sum(file.stat().st_size for file in files_of(path))
     count = 0
@@ -194,8 +195,8 @@ def delete_history(path: Path) -> tuple[int, int]:
             count = file.clear()
         finally:
             file.close()
-    for damaged in damaged_files(path):
-        damaged.unlink(missing_ok=True)
+    for earlier in files_aside(path):
+        earlier.unlink(missing_ok=True)
     after = sum(file.stat().st_size for file in files_of(path))
     return count, max(before - after, 0)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import io
+import os
 import sys
 import zlib
 from pathlib import Path
@@ -63,6 +65,26 @@ def test_a_key_that_is_replaced_or_deleted_meanwhile(tmp_path: Path) -> None:
     assert key() == b"a" * 32
     assert delete_signing_key(responses)
     assert key() not in (first, b"a" * 32)
+    assert SigningKey(responses)() == key()
+
+
+def test_a_full_disk_leaves_no_damaged_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    responses = tmp_path / "responses.sqlite3"
+    key = SigningKey(responses)
+
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    def opened(descriptor: int, mode: str) -> Full:
+        os.close(descriptor)
+        return Full()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdopen", opened)
+        in_memory = key()
+    assert [*tmp_path.iterdir()] == []
+    assert key() != in_memory
     assert SigningKey(responses)() == key()
 
 

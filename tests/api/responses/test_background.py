@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -270,20 +271,55 @@ def test_owners(tmp_path: Path) -> None:
     assert not owner_lives(f"{os.getppid()} 1.5 x")  # a later process with the same id
 
 
+class Writer:
+    def __init__(self) -> None:
+        self.response: Json = {}
+
+    def stream(self) -> Iterator[Json]:
+        yield {"type": "response.created"}
+
+
+class Group:
+    def cancel(self) -> None:
+        pass
+
+
+def test_the_end_in_the_moment_in_which_a_response_begins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its thread is not joined before it is started, which is an error."""
+    here = Background(load_settings({"responses_file": tmp_path / "r.sqlite3"}, environ={}))
+    closed: list[bool] = []
+
+    def close() -> None:
+        here.close(TIMEOUT)
+        closed.append(True)
+
+    closing = threading.Thread(target=close)
+    start = threading.Thread.start
+
+    def start_late(thread: threading.Thread) -> None:
+        if thread.name.startswith("background-"):
+            start(closing)
+            eventually(
+                lambda: here._lock.locked() or not closing.is_alive(), "the end waits, or is over"
+            )
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    writer: Any = Writer()
+    group: Any = Group()
+    response = BackgroundResponse("resp_1", lambda: False)
+    here.count(response.whose)
+    here.start(response, writer, group)
+    closing.join(TIMEOUT)
+    assert closed == [True]
+    assert response.ended
+
+
 def test_only_the_latest_events_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(background, "MAX_KEPT", 2)
     here = Background(load_settings({"responses_file": tmp_path / "r.sqlite3"}, environ={}))
-
-    class Writer:
-        def __init__(self) -> None:
-            self.response: Json = {}
-
-        def stream(self) -> Iterator[Json]:
-            yield {"type": "response.created"}
-
-    class Group:
-        def cancel(self) -> None:
-            pass
 
     writer: Any = Writer()
     group: Any = Group()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pools import Clock, MakePool, hold, names, slow
-from support import eventually, no_threads, together
+from support import TIMEOUT, eventually, no_threads, together
 
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.examination import Examination
@@ -368,3 +368,26 @@ def test_a_server_without_threads_starts_and_loads_its_model_when_asked(
         no_threads(patch, "engine-supervisor")
         pool.start()
     assert pool.engine("a").ready
+
+
+@pytest.mark.parametrize("have_threads", [True, False])
+def test_a_model_that_cannot_be_ended_keeps_no_other_one(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, have_threads: bool
+) -> None:
+    """At the end of the server, all are ended at the same time: one whose worker is stuck takes
+    seconds."""
+    pool = make_pool(max_models=3)
+    clients = [pool.engine(model) for model in "abc"]
+    together_at_last = threading.Barrier(3 if have_threads else 1)
+    close = EngineClient.close
+
+    def failing(self: EngineClient, timeout: float = 0.0) -> None:
+        together_at_last.wait(TIMEOUT)
+        close(self, timeout)
+        raise OSError("its worker cannot be ended")
+
+    monkeypatch.setattr(EngineClient, "close", failing)
+    if not have_threads:
+        no_threads(monkeypatch, "engine-closing")
+    pool.shutdown(0.0)
+    assert [client.pid for client in clients] == [None] * 3

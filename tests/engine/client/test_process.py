@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -83,3 +84,18 @@ def test_a_worker_that_an_unexpected_error_ends_leaves_its_trace(tiny: Path) -> 
     assert "Traceback (most recent call last):" in process.trace()
     assert last == "ValueError: embedded null byte"
     assert process.reason() == "Last error: ValueError: embedded null byte"
+
+
+def test_the_last_words_while_lines_are_still_added(
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of a worker that has ended may go on for a moment."""
+    log: deque[str] = deque(["error: one", "error: two"], maxlen=200)
+    process._log = log
+
+    def telling(line: str) -> bool:
+        log.append("as another thread does at this moment")
+        return line.startswith("error")
+
+    monkeypatch.setattr("offgrid.engine.client.process._tells", telling)
+    assert process.reason() == "Last error: error: two"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from variants import few
 from offgrid.engine.client.process import WorkerProcess
 from offgrid.engine.client.readiness import LoadFailure, Readiness
 from offgrid.engine.client.supervisor import Listener, Supervisor
-from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.commands import Command, Load
 from offgrid.engine.protocol.events import EngineEvent
 from offgrid.errors import ModelLoadFailed
 
@@ -204,6 +205,33 @@ def test_a_worker_that_is_stopped_is_ended(workers: Workers) -> None:
     eventually(lambda: "died" in workers.heard.calls, "it is ended")
     watchdog.pong_within = pong_within
     assert workers.next_one(pid)
+
+
+def test_a_process_that_no_signal_ends_does_not_keep_the_server(
+    make_workers: Callable[[Path], Workers], starter_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that waits for a disk or a device that does not answer."""
+
+    class Endless:
+        pid = 4242
+        killed = False
+
+        def send(self, command: Command, *, wait: bool = True) -> None:
+            assert not wait
+
+        def wait(self, timeout: float | None = None) -> int:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired("worker", timeout)
+
+        def kill(self) -> None:
+            self.killed = True
+
+    workers, process = make_workers(starter_path), Endless()
+    workers.readiness.process = process  # type: ignore[assignment]
+    workers.supervisor.end_worker()
+    assert process.killed
+    assert "worker 4242 of model was killed and does not end" in caplog.text
+    workers.readiness.process = None
 
 
 # --- killed workers -------------------------------------------------------------------------------
