@@ -78,7 +78,7 @@ class Import(Transfer):
         request = self._request
         return {
             "paths": list(request.paths),
-            "peer": request.peer or None,
+            "peer": request.peer,
             "ids": list(request.ids),
             "replace": request.replace,
             "background": request.background,
@@ -201,7 +201,9 @@ class ImportsResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Import models: wait for the end, stream events, or answer at once."""
         request = check_fields(read_object(req, self._max_body), ImportRequest)
-        transfer = self._from_peer(request) if request.peer else self._from_folders(request)
+        transfer = (
+            self._from_peer(request, request.peer) if request.peer else self._from_folders(request)
+        )
         if self._settings.models_dir not in self._catalogue.places:
             raise InvalidParameter(
                 "This server serves only the files and folders that its command line names, and "
@@ -232,7 +234,7 @@ class ImportsResource:
         paths = [resolved(self._roots, path, "paths") for path in request.paths] or within
         return FolderImport(request, self._settings.models_dir, self._hashes, paths, within)
 
-    def _from_peer(self, request: ImportRequest) -> Import:
+    def _from_peer(self, request: ImportRequest, name: str) -> Import:
         """Return an import from a paired machine.
 
         Raises:
@@ -245,11 +247,11 @@ class ImportsResource:
             raise InvalidParameter("Give either peer or paths: a peer has only ids.", "paths")
         if not request.ids:
             raise InvalidParameter("Give the ids of the models to copy from the peer.", "ids")
-        peer = self._peers.book.find(request.peer)
+        peer = self._peers.book.find(name)
         if peer is None:
             known = listed([one.name for one in self._peers.book.all()]) or "none"
             raise InvalidParameter(
-                f"No paired machine is called {request.peer[:80]!r}, or several are; then give the "
+                f"No paired machine is called {name[:80]!r}, or several are; then give the "
                 f"id. The peers are: {known}. 'offgrid peers list' shows their ids.",
                 "peer",
             )

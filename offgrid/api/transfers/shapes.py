@@ -23,8 +23,8 @@ class ImportRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     paths: Texts = []
     """Files and folders below the import roots; all roots if empty."""
-    peer: Text = ""
-    """The id or name of a paired machine; models of the import roots if empty."""
+    peer: Text | None = None
+    """The id or name of a paired machine; models of the import roots if it is not given."""
     ids: Texts = []
     """The models to import; all if empty."""
     replace: bool = False

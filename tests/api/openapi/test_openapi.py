@@ -16,7 +16,7 @@ from documented import Documented
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lasting import LASTING, SETTINGS, Running, lasting, write_lasting
-from support import STARTER, Response, chat_body, endless, request
+from support import STARTER, Json, Response, chat_body, endless, request
 
 from offgrid.api.anthropic import request as messages_schema
 from offgrid.api.anthropic.signature import Signer
@@ -102,6 +102,24 @@ def references(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from references(inner)
+
+
+def schemas_with_defaults(value: Any) -> Iterator[Json]:
+    if isinstance(value, dict):
+        if "default" in value and value.keys() & {"type", "anyOf", "enum", "$ref"}:
+            yield value
+        for inner in value.values():
+            yield from schemas_with_defaults(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from schemas_with_defaults(inner)
+
+
+def test_every_default_satisfies_its_schema(documented: Documented) -> None:
+    with_defaults = list(schemas_with_defaults(documented.document))
+    assert len(with_defaults) > 100
+    for schema in with_defaults:
+        documented.validate(schema["default"], schema)
 
 
 def test_every_reference_resolves_and_every_schema_is_used() -> None:
