@@ -140,9 +140,9 @@ class _Simplifier:
         self._conditions(node)
         self._contained(node)
         self._dependencies(node, types)
+        self._unevaluated(node, alone)  # before additionalProperties says more than the client did
         self._property_names(path, node)
         self._counts(node)
-        self._unevaluated(node, alone)
         try:
             self._look_aheads(node)
         except Unwritable as ex:
@@ -192,13 +192,18 @@ class _Simplifier:
         limits = [node[word] for word in (*words[1:], "minItems", "maxItems") if word in node]
         if any(_count({"": limit}, "", 0) < 0 for limit in limits):
             return  # the schema is refused
+        # It evaluates the items that satisfy it, which unevaluatedItems then skips.
+        if "unevaluatedItems" in node and self._allows_all(wanted):
+            del node["unevaluatedItems"]
         if same or self._allows_all(wanted):
             if low:
                 node["minItems"] = max(low, _count(node, "minItems", 0))
             if high >= 0:
                 node["maxItems"] = min(high, _count(node, "maxItems", high))
             _drop(node, words)
-        elif low == 0 and (high < 0 or self._allows_none(wanted)):
+        elif low == 0 and (
+            self._allows_none(wanted) or (high < 0 and "unevaluatedItems" not in node)
+        ):
             _drop(node, words)
 
     def _dependencies(self, node: Json, types: set[str]) -> None:
@@ -280,6 +285,8 @@ class _Simplifier:
         own = node.get("properties", {})
         if "propertyNames" not in node or not isinstance(own, dict):
             return
+        if "unevaluatedProperties" in node:
+            return  # the schema is refused
         texts = self._texts(node["propertyNames"], [_MAX_FOLLOWED])
         if self._names > MAX_NAMES:
             raise SchemaError(f"all propertyNames together list more than {MAX_NAMES} names", path)

@@ -56,7 +56,7 @@ def test_a_worker_whose_reader_fails_ends_at_once() -> None:
     fails = "from offgrid.engine.worker import main; main.Worker._pong = lambda *_: 1 / 0; "
     worker = subprocess.Popen(
         [sys.executable, "-c", f"{fails}main.main()"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/",
     )  # fmt: skip
     with worker:
         assert worker.stdin is not None

@@ -145,7 +145,11 @@ class Other:
             "for line in r.urlopen(q): print(line.decode(), end='', flush=True)"
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
         )
         self.out, self.err = Lines(self.process.stdout), Lines(self.process.stderr)
 

@@ -177,7 +177,7 @@ def test_the_limits_of_the_server_stay_those_of_the_process() -> None:
         "print(resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_CPU)[1])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/"
     )
     assert done.stdout.strip() == f"({MEMORY // 2}, {MEMORY // 2}) 1000"
 
@@ -190,6 +190,6 @@ def test_the_memory_of_the_process_is_limited() -> None:
         "except MemoryError: print('limited')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/"
     )
     assert done.stdout.strip() == "limited"

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -146,6 +146,10 @@ def schemas(depth: int) -> st.SearchStrategy[Any]:
 
 
 @given(schemas(2))
+@example({"contains": {"not": False}, "unevaluatedItems": {"not": True}})
+@example({"contains": {"const": "b"}, "minContains": 0, "unevaluatedItems": False})
+@example({"propertyNames": {"enum": ["a"]}, "unevaluatedProperties": False})
+@example({"propertyNames": {"pattern": "^a"}, "unevaluatedProperties": False})
 def test_the_meaning_of_random_schemas_stays(schema: dict[str, Any]) -> None:
     result = json.loads(json.dumps(schema))
     simplify(Document(result))

@@ -67,7 +67,7 @@ def ask(holder: int, port: int, paths: list[list[str]], key: str = "") -> dict[s
     asked = subprocess.run(
         ["nsenter", "--net", "--target", str(holder), sys.executable, "-c", ASK],
         input=json.dumps([HERE, port, paths, headers, PORTS]),
-        capture_output=True, text=True, check=True,
+        capture_output=True, text=True, check=True, cwd="/",
     )  # fmt: skip
     told: dict[str, object] = json.loads(asked.stdout)
     return told

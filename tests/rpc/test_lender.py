@@ -330,7 +330,7 @@ def test_another_program_does_not_get_into_a_tunnel(far: RpcWorker) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tunnel.port)],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=60, cwd="/",
     )  # fmt: skip
     assert "b''" in done.stdout or "ConnectionResetError" in done.stderr
     with socket.create_connection((ADDRESS, tunnel.port), 60.0) as own:

@@ -596,7 +596,7 @@ def interrupted(place: Place) -> Place:
             )
         os._exit(9)
     """
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)])
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd="/")
     assert ended.returncode == 9
     assert place.keys.with_name("keys.sqlite3-journal").stat().st_size > 0
     return place

@@ -309,6 +309,7 @@ def test_a_kill_loses_nothing_that_was_stored(make: Make, tmp_path: Path) -> Non
         [sys.executable, "-c", program, str(tmp_path / "r.sqlite3")],
         stdout=subprocess.PIPE,
         text=True,
+        cwd="/",
     )
     assert child.stdout is not None
     stored = [child.stdout.readline().strip() for _ in range(40)]
@@ -343,6 +344,7 @@ def test_a_full_disk_loses_nothing_that_was_stored(make: Make, tmp_path: Path) -
         text=True,
         timeout=TIMEOUT,
         check=True,
+        cwd="/",
     )
     count, _, rest = result.stdout.partition(" ")
     assert int(count) > 3

@@ -242,7 +242,7 @@ def store(tmp_path: Path) -> Iterator[ResponseStore]:
 def test_a_response_of_a_killed_server_has_failed(store: ResponseStore, tmp_path: Path) -> None:
     """A response of another server that still runs is left alone."""
     here = Background(load_settings({"responses_file": tmp_path / "r.sqlite3"}, environ={}))
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, cwd="/")
     owner = f"{child.pid} {psutil.Process(child.pid).create_time()} x"
     item = Item("msg_1", b"{}")
     store.put(StoredResponse("resp_1", None, b'{"status":"queued"}', (item,), (), owner))

@@ -50,4 +50,6 @@ def test_texts_in_any_locale() -> None:
         "assert plain_text('\\xe4\\u4e2d\\udcff') == '\\xe4\\u4e2d\\ufffd'"
     )
     locale = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
-    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, **locale})
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, env={**os.environ, **locale}, cwd="/"
+    )

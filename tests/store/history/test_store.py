@@ -337,7 +337,7 @@ def test_a_full_disk_loses_nothing_that_was_stored(make: Make, tmp_path: Path) -
     )
     result = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "h.sqlite3")],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=120, check=True, cwd="/",
     )  # fmt: skip
     count, stored = map(int, result.stdout.split())
     assert count == stored

@@ -312,7 +312,7 @@ def test_a_write_that_fails_halfway(tmp_path: Path) -> None:
     path = [str(Path(__file__).parent), *sys.path]
     code = LIMITED.format(path=path, folder=str(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, cwd="/"
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the disk is full") == 1
@@ -368,7 +368,7 @@ def kill_writers(folder: Path, kills: int) -> None:
     code = WRITING.format(path=path, folder=str(folder))
     for number in range(kills):
         with subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, encoding="utf-8"
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, encoding="utf-8", cwd="/"
         ) as process:
             assert process.stdout is not None
             for _ in range(1 + number % 3):
