@@ -43,7 +43,7 @@ class OwnModel:
         pool: its default model is the model, and is loaded.
 
     Attributes:
-        abandoned: takes the streams that nobody reads any more, and None at the end. Anything may
+        abandoned: takes the streams that are no longer read, and None at the end. Anything may
             put into it, also a destructor.
     """
 

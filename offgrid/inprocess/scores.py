@@ -60,7 +60,7 @@ def scored(logprobs: TextLogprobs, text: str, begin: int) -> Score:
     """Return the score of a text from its character ``begin`` on.
 
     A token that begins before that and ends after it counts: the model reads the text as a whole,
-    and nobody can say which part of the token's logprob belongs to the end.
+    and it cannot be told which part of the token's logprob belongs to the end.
     """
     ends = [*logprobs.text_offset[1:], len(text)]
     tokens = [

@@ -157,7 +157,7 @@ class Running(Iterator[Json]):
     Args:
         chunks: made from the deltas of ``group``; items that are no objects are skipped.
         group: the generations.
-        gone: set when nobody wants the answer any more; ``group`` heeds it.
+        gone: set when the answer is no longer wanted; ``group`` heeds it.
     """
 
     def __init__(

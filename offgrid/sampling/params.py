@@ -7,7 +7,10 @@ To add a parameter, write
    effect, for example in ``csrc/og_truncate.c``;
 3. the same field in ``_core.pxd``;
 4. its definition in ``tests/lib/reference.py``;
-5. its row in ``docs/API.md``.
+5. its row in ``docs/API.md``;
+6. if it is a step of sampling, where the steps are shown: ``api/lab/steps.py`` and ``shapes.py``,
+   ``web/pages/lab/settings.js``, the texts in ``web/strings``, and ``docs/LAB.md``; and for
+   programs, its type in ``inprocess/options.py``.
 
 All code between a request and the sampler reads the table, and ``_config.pyx`` copies each
 parameter to the field of the same name. ``tests/sampling/test_params.py`` and

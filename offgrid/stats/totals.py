@@ -198,7 +198,7 @@ class TotalsFile:
             with contextlib.suppress(FileExistsError):
                 self._path.parent.mkdir(parents=True, mode=0o700)
             draft = self._path.with_name(f".{self._path.name}.draft")
-            # Names of keys are nobody else's business.
+            # Only administrators learn the names of keys.
             write_whole(draft, data, self._disk, 0o600)
             if self.changed:
                 self._disk.remove(draft)

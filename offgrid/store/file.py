@@ -280,7 +280,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
             connection.execute(statement)
         for table in ("responses", "conversations"):
             columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-            if "caller" not in columns:  # what was stored before belongs to nobody
+            if "caller" not in columns:  # what was stored before has no owner
                 connection.execute(f"ALTER TABLE {table} ADD caller TEXT NOT NULL DEFAULT ''")
         for statement in _INDEXES:
             connection.execute(statement)

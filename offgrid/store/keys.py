@@ -189,7 +189,7 @@ class KeyFile:
         self._database = Database(path, check, precious=True)
 
     def create(self, name: str, grant: Grant, *, first: bool = False) -> tuple[Key, str]:
-        """Create a key; return it and its secret, which nobody can learn later.
+        """Create a key; return it and its secret, which cannot be learnt later.
 
         Args:
             name: for people.

@@ -2,7 +2,7 @@
 
 A background response is stored when it is created, and again when it has ended. Between the two its
 events are in memory, where any number of clients can follow them. A stored response that is not
-finished names its owner: if that process no longer exists, nobody will finish it, and the next
+finished names its owner: if that process no longer exists, no process will finish it, and the next
 reader makes it a failed response.
 """
 
@@ -287,7 +287,7 @@ def owner_lives(owner: str) -> bool:
 
 
 def read(store: ResponseStore, background: Background, id: str) -> StoredResponse | None:
-    """Return a stored response; one that nobody will finish becomes a failed one.
+    """Return a stored response; one that no process will finish becomes a failed one.
 
     Raises:
         StoreFailed: the file cannot be used.

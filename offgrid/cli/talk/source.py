@@ -59,7 +59,7 @@ def open_source(
         say: tells the user which of the two it is.
 
     Raises:
-        OffgridError: nobody has this model.
+        OffgridError: no source has this model.
     """
     key: str | None = flags.get("api_key")
     ca: str | None = flags.get("ca")

@@ -1,5 +1,5 @@
 """What a worker has last said about itself. Every question about it is answered from here, so that
-nobody waits for a worker, or for a lock that requests hold."""
+no caller waits for a worker, or for a lock that requests hold."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Places of any kind, shared by caller so that no caller can take them all. Pure.
 
-One caller may take all of the usual places: while no other one needs them, that harms nobody. When
+One caller may take all of the usual places: while no other one needs them, that is harmless. When
 they are taken, further places exist for callers that hold fewer than their share, which is the
 number of usual places divided by the number of callers that hold some. So a caller that comes while
 the usual places are full gets a place, and the first caller gets no other one until it holds fewer

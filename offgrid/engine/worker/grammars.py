@@ -100,7 +100,7 @@ class Grammars:
     Attributes:
         compiled: a matcher for each of the latest grammars, at the beginning of an answer.
         refused: the errors of the latest grammars that cannot be used.
-        abandoned: compilations for which nobody waits, because they took too long.
+        abandoned: compilations for which no request waits, because they took too long.
     """
 
     def __init__(self, vocabulary: HasVocabulary, open_objects: bool = False) -> None:

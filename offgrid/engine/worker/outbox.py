@@ -1,8 +1,8 @@
 """Collects the events of a step until they are pushed.
 
 Every frame wakes a thread of the server, and with it the client, and takes a core from llama.cpp
-for a moment. If steps are so quick that nobody can see their tokens one by one, several steps share
-a frame.
+for a moment. If steps are so quick that readers cannot see their tokens one by one, several steps
+share a frame.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bounds what the draft model may cost. Pure: callers pass what was measured.
 
 A draft model must first compute the prompt, and that pays only if the answer is long enough and
-predictable enough, which nobody knows in advance. So its time is paid from an account. What drafts
+predictable enough, which is not known in advance. So its time is paid from an account. What drafts
 gain is paid in: while they pay, even long prompts are affordable. Where they do not, the account
 runs empty, and then one percent of the time of plain steps is all that the draft model can cost.
 """
