@@ -20,12 +20,13 @@ class Wire:
             as if it were very slow; None for no limit.
         held: set when a connection has reached the limit.
         most: bytes that the connection with the most has passed on for its client.
+        returned: bytes that all connections have passed on to their clients.
     """
 
     def __init__(self, target: int) -> None:
         self.limit: int | None = None
         self.held = threading.Event()
-        self.most = 0
+        self.most = self.returned = 0
         self._target = target
         self._cut = False
         self._listener = socket.create_server((ADDRESS, 0))
@@ -92,6 +93,8 @@ class Wire:
         if source in self._passed:
             self._passed[source] += len(data)
             self.most = max(self.most, self._passed[source])
+        else:
+            self.returned += len(data)
         if not data:
             self._end(source)
             self._end(target)

@@ -98,6 +98,38 @@ def test_two_machines_give_the_tokens_of_one(
     eventually(bob.is_idle, "bob has no session any more")
 
 
+@pytest.mark.slow
+def test_three_machines_give_the_tokens_of_one(
+    tmp_path: Path, workers: MakeWorker, starter_path: Path
+) -> None:
+    """Versions of llama.cpp hung with three or more processors at the end of a network."""
+    machines = [workers(name) for name in ("ann", "bob", "cyd")]
+    servers = [machine.server for machine in machines]
+    with borrowing(tmp_path, *servers, layers="4") as server:
+        url = server.wait_ready()
+        assert answer(url) == here(starter_path)
+
+
+def test_rows_of_logits_do_not_cross_the_network(tmp_path: Path, workers: MakeWorker) -> None:
+    """The output layer is computed here, so only states of the size of the model's width come."""
+    models = tmp_path / "models"
+    models.mkdir()
+    vocabulary = 65_536
+    tiny_models.make_wordy(models, vocabulary)
+    with (
+        far_machine(tmp_path, workers) as (loss, name),
+        borrowing(
+            tmp_path, name, flags=("--models-dir", str(models), "--model", "wordy")
+        ) as server,
+    ):
+        url = server.wait_ready()
+        assert ask(url, ignore_eos=True).status == 200
+        before = loss.wire.returned
+        made = ask(url, prompt="Another", max_tokens=8, ignore_eos=True).json
+        assert made["usage"]["completion_tokens"] == 8
+        assert 0 < loss.wire.returned - before < 4 * vocabulary
+
+
 # --- losses ---------------------------------------------------------------------------------------
 
 
