@@ -20,6 +20,7 @@ from processes import Child, serving
 from support import TIMEOUT, Stream, eventually, request
 
 from offgrid.peers.book import Book, Peer
+from offgrid.peers.forwarding.watch import Pace
 from offgrid.peers.identity import load_identity
 
 pytestmark = [
@@ -75,6 +76,12 @@ def test_streams_end_with_an_error(pair: Pair, number: signal.Signals) -> None:
         last = [*stream.events()][-1]
         assert json.loads(last)["error"]["code"] == "peer_lost"
     print(f"{number.name}: {time.monotonic() - began:.2f} s until both streams had ended")
+
+
+def test_a_silent_peer_counts_as_lost_within_two_seconds() -> None:
+    """Nothing here measures time: this is the promise, and the test before shows the event."""
+    pace = Pace()
+    assert 2 * pace.every < pace.patience < 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
