@@ -68,9 +68,9 @@ sanitize:
 
 # From the folder of the tests: in the project's folder, "offgrid" is the source tree, and not what
 # is installed and tested.
+COVERED = api chat engine grammar store
 coverage:
-	cd tests && pytest --cov=offgrid --cov-report=term:skip-covered \
-		api chat engine grammar store
+	cd tests && pytest $(COVERED:%=--cov=offgrid.%) --cov-report=term:skip-covered $(COVERED)
 
 lint:
 	ruff check .

@@ -249,6 +249,11 @@ def test_an_idle_server_finishes_nothing(serve: StartServer) -> None:
     child = serve()
     url = child.wait_ready()
     assert request(url, "POST", TEXT, {"prompt": "Once", "max_tokens": 1}).status == 200
+    server = psutil.Process(child.process.pid)
+    eventually(
+        lambda: {one.status for one in server.net_connections("tcp")} == {"LISTEN"},
+        "the request's connection is closed",
+    )
     child.interrupt()
     assert child.wait() == 0
     assert child.err.text.endswith("stopping\n")
