@@ -6,8 +6,8 @@ values of :data:`_KEPT` are kept, and the whole work is bounded: bytes read, val
 file is read and not mapped, because a mapped file that another program cuts off kills the process
 that reads it.
 
-What it reads is shown to people and to clients. Prompts are made with the template that llama.cpp
-reads (``engine/worker/llama/chat_templates.py``).
+Descriptions of models come from here. Prompts do not: they are made with the chat template that
+llama.cpp reads (``engine/worker/llama/chat_templates.py``).
 
 The format is described in ``docs/gguf.md`` of the ggml project. Version 1, whose lengths have 32
 bits, is as old as 2023 and refused by llama.cpp as well.
